@@ -24,8 +24,8 @@ IMAGE ?=
 C_FILES = $(wildcard csrc/*/*.c csrc/*/*.h tests/c/*.c tests/c/*.h tests/faults/*.c)
 C_FLAGS := -std=c17 -O2 -D_GNU_SOURCE -Wall -Wextra -Werror -fvisibility=hidden -pthread
 
-.PHONY: setup setup-test core install uninstall demo check test test-long docs lint lint-style lint-format \
-	lint-types lint-c lint-c-format lint-docs fuzz fuzz-mount soak soak-faults soak-powercut bench wheel clean
+.PHONY: setup setup-test core install uninstall demo check test test-long test-newest docs lint lint-style \
+	lint-format lint-types lint-c lint-c-format lint-docs fuzz fuzz-mount soak soak-faults soak-powercut bench wheel clean
 
 setup:
 	@scripts/setup.sh
@@ -48,10 +48,14 @@ demo: setup
 test: setup-test
 	@$(VENV)/python scripts/run_tests.py
 
+test-newest:
+	@scripts/test_newest.sh
+
 check: setup-test
 	@$(VENV)/python scripts/run_tests.py --quick
 
 test-long: setup-test
+	$(VENV)/python -m pip install -q --disable-pip-version-check pandas pyarrow
 	@UNIONMOUNT_TEST_LONG=1 $(VENV)/python scripts/run_tests.py
 
 lint: setup-test

@@ -113,8 +113,8 @@ PYTHON
 }
 
 case "$extras" in
-test) groups='browse test dev docs' what='.[browse,test,dev,docs]' ;;
-*) groups='browse' what='.[browse]' ;;
+test) groups='browse trust test dev docs' what='.[browse,trust,test,dev,docs]' ;;
+*) groups='browse trust' what='.[browse,trust]' ;;
 esac
 if ! $venv/bin/python -c '' 2>/dev/null; then
     step "Creating the environment $venv" "$(find_python)" -m venv --clear $venv

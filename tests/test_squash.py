@@ -19,7 +19,7 @@ from support.effort import examples
 from support.strategies import Entry, tar_of
 from support.trees import Shown, facts, tree_of
 
-from unionmount.commit import LayerWriter
+from unionmount.committing import LayerWriter
 from unionmount.core import Tree
 from unionmount.errors import FormatError
 from unionmount.formats.tar_writer import END

@@ -59,6 +59,7 @@ struct um_live_setup {
     uint32_t tag; /* unique among the layers that share the cache */
     uint32_t believes; /* UM_BELIEVE_… (marks/whiteout.h): trusted marks */
     bool is_private; /* nobody can mount anything below `fd` (system/open_beneath.h) */
+    bool is_removable; /* another program may remove the whole directory: then names are -ESTALE */
     const uint64_t *hidden_devices, *hidden_inodes; /* UM_HIDDEN_MAX of each, or NULL; copied */
     struct um_fd_cache *cache; /* borrowed */
     struct um_refusals *refusals; /* borrowed */

@@ -24,6 +24,7 @@ int um_live_open(const struct um_live_setup *setup, struct um_live **out)
     layer->shown_fd = setup->shown_fd;
     layer->tag = setup->tag;
     layer->is_private = setup->is_private;
+    layer->is_removable = setup->is_removable;
     layer->believes = setup->believes;
     for (size_t i = 0; setup->hidden_inodes != NULL && i < UM_HIDDEN_MAX; i++) {
         layer->hidden_devices[i] = setup->hidden_devices[i];
@@ -304,6 +305,13 @@ static int found(struct um_live *layer, uint32_t directory, struct um_slice name
     return error;
 }
 
+/* Return whether the whole layer was removed, so that a missing name says nothing. */
+static bool is_removed(const struct um_live *layer)
+{
+    struct stat status;
+    return layer->is_removable && fstat(layer->fd, &status) == 0 && status.st_nlink == 0;
+}
+
 static int find_on_disk(struct um_live *layer, uint32_t directory, struct um_slice name,
                         struct um_child *child)
 {
@@ -319,7 +327,9 @@ static int find_on_disk(struct um_live *layer, uint32_t directory, struct um_sli
     if (error != -ENOENT && error != -ENAMETOOLONG)
         return error;
     int hidden = has_whiteout(layer, directory, name);
-    return hidden > 0 ? found_whiteout(name, child) : hidden < 0 ? hidden : -ENOENT;
+    if (hidden != 0)
+        return hidden > 0 ? found_whiteout(name, child) : hidden;
+    return is_removed(layer) ? -ESTALE : -ENOENT;
 }
 
 static void to_child(uint32_t number, const struct um_live_name *name, struct um_child *child)

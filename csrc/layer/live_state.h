@@ -88,6 +88,7 @@ struct um_live {
     int fd, shown_fd;
     uint32_t tag, believes; /* UM_BELIEVE_… */
     bool is_private; /* nobody can mount anything below `fd` (system/open_beneath.h) */
+    bool is_removable; /* see um_live_setup */
     uint64_t hidden_devices[UM_HIDDEN_MAX], hidden_inodes[UM_HIDDEN_MAX]; /* tree/tree.h */
     struct um_fd_cache *cache;
     struct um_refusals *refusals;

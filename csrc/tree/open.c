@@ -16,6 +16,7 @@ static int open_live(struct um_tree *tree, uint32_t number, const struct um_tree
                                   .hidden_devices = layer->hidden_devices,
                                   .hidden_inodes = layer->hidden_inodes,
                                   .is_private = layer->flags & UM_TREE_LAYER_PRIVATE,
+                                  .is_removable = layer->flags & UM_TREE_LAYER_REMOVABLE,
                                   .refusals = &tree->refusals};
     int error = 0;
     if (tree->cache == NULL)

@@ -56,6 +56,9 @@ struct um_tree_layer {
 /* Of an image layer: it belongs to one mount, and the next one may have another in its place. Layers
  * above it are such, too. */
 #define UM_TREE_LAYER_TEMPORARY 2u
+/* Of a directory: another program may remove all of it. Then a name that is not found is -ESTALE,
+ * so that the layers below do not show what the directory had replaced. */
+#define UM_TREE_LAYER_REMOVABLE 4u
 
 struct um_attr {
     uint64_t node; /* also st_ino */

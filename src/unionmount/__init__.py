@@ -1,8 +1,8 @@
 """Mount container images as directories.
 
-The API (``docs/reference/api.md``) has two functions, which are imported on first use:
-``open_image`` opens an image for reading, ``mount`` mounts one for the duration of a block. The
-packages and their order are described in ``docs/architecture.md``.
+The names of the API (``docs/reference/api.md``) are imported at their first use: ``open_image``
+opens an image for reading, ``mount`` mounts one for the duration of a block, ``pull``, ``push`` and
+``copy`` move images. The packages and their order are described in ``docs/architecture.md``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,51 @@ TYPE_CHECKING = False  # importing typing takes as long as all else before a com
 if TYPE_CHECKING:
     from typing import Any
 
-    from unionmount.api import File, FileTree, Image, Layer, Mounted, mount, open_image
+    from unionmount.api import (
+        ContainerInfo,
+        File,
+        FileTree,
+        Image,
+        ImageInStore,
+        ImagePath,
+        Layer,
+        MountBlock,
+        Mounted,
+        RegistryAccess,
+        TransferProgress,
+        commit,
+        containers,
+        copy,
+        diff,
+        export,
+        mount,
+        open_image,
+        pull,
+        push,
+    )
 
-__all__ = ["File", "FileTree", "Image", "Layer", "Mounted", "mount", "open_image"]
+__all__ = [
+    "ContainerInfo",
+    "File",
+    "FileTree",
+    "Image",
+    "ImageInStore",
+    "ImagePath",
+    "Layer",
+    "MountBlock",
+    "Mounted",
+    "RegistryAccess",
+    "TransferProgress",
+    "commit",
+    "containers",
+    "copy",
+    "diff",
+    "export",
+    "mount",
+    "open_image",
+    "pull",
+    "push",
+]
 
 
 if not TYPE_CHECKING:  # type checkers see the import above

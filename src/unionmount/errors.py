@@ -16,6 +16,7 @@
     │   ├── NotAuthorized     it requires credentials, or other ones
     │   ├── TooManyRequests   it requests a longer pause than permitted
     │   └── TransferError     bytes did not arrive after all attempts
+    ├── NotTrusted            a policy (policy.json) refuses an image
     ├── StoreError            the store cannot be used (newer version, not writable, no space)
     └── MountError            mounting, unmounting or finding a mount failed
 
@@ -110,6 +111,10 @@ class TooManyRequests(RegistryError):
 
 class TransferError(RegistryError):
     """Bytes did not arrive after all attempts."""
+
+
+class NotTrusted(UnionmountError):
+    """A policy refuses an image, or its signatures cannot be verified."""
 
 
 class StoreError(UnionmountError):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from unionmount import core
 from unionmount.browse.diff import Comparison, Difference
-from unionmount.commit import OF_A_CONTAINER, LayerWriter, Warn, commit, keep_layer
+from unionmount.committing import OF_A_CONTAINER, LayerWriter, Warn, commit, keep_layer
 from unionmount.errors import UsageError
 from unionmount.images.build import compact_json, timestamp
 from unionmount.images.config import Config
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from unionmount.browse.open import OpenChanges
-    from unionmount.commit import CommitRequest
+    from unionmount.committing import CommitRequest
     from unionmount.images.opened import OpenImage
     from unionmount.images.reference import Digest, Reference
     from unionmount.store.layer_import import Progress
@@ -64,6 +64,7 @@ def squash(
 
     ``progress`` is called often, and may raise to end this.
     """
+    image.require_indexes()
     count = len(image.layers)
     kept = 0 if request.layers is None else max(count - request.layers, 0)
     for layer in image.layers:
@@ -88,15 +89,20 @@ def squash(
 
 
 def commit_squashed(
-    store: Store, target: OpenChanges, request: CommitRequest, warn: Warn
+    store: Store,
+    target: OpenChanges,
+    request: CommitRequest,
+    warn: Warn,
+    progress: Progress | None = None,
 ) -> StoredImage:
     """Make an image of a container whose one layer has its files; see ``commit``."""
     if request.name.digest is not None:
         raise UsageError(f"'{request.name}' has a digest; name the image by a tag instead")
     with scratch_store(store) as between:
-        committed = commit(between, target, request, warn)
+        committed = commit(between, target, request, warn, progress)
         with open_stored(between, committed, str(request.name)) as image:
-            return squash(store, image, [request.name], SquashRequest(None, request.epoch), warn)
+            how = SquashRequest(None, request.epoch)
+            return squash(store, image, [request.name], how, warn, progress)
 
 
 # -- the layer

@@ -36,6 +36,7 @@ class StandIn:
     diff_ids: list[Digest]
     indexes: tuple[Index, ...]
     files: BrowsableTree
+    is_unpacked: bool = False
 
     @property
     def image(self) -> StandIn:

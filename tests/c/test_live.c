@@ -1296,3 +1296,20 @@ TEST(no_marks_break_anything)
         scratch_close(&scratch);
     }
 }
+
+TEST(a_layer_that_was_removed_lacks_no_name)
+{
+    struct scratch scratch;
+    for (unsigned removable = 0; removable < 2; removable++) {
+        REQUIRE(scratch_open(&scratch, "mkdir lower; printf old >lower/f"));
+        struct stack stack = {0};
+        add_live(&stack, "lower");
+        stack.layers[0].flags = removable ? UM_TREE_LAYER_REMOVABLE : 0;
+        CHECK_INT(stack_open(&stack), 0);
+        CHECK_INT(stat_error(&stack, "other"), -ENOENT);
+        REQUIRE(unlink("lower/f") == 0 && rmdir("lower") == 0);
+        CHECK_INT(stat_error(&stack, "f"), removable ? -ESTALE : -ENOENT);
+        stack_close(&stack);
+        scratch_close(&scratch);
+    }
+}

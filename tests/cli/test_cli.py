@@ -183,6 +183,10 @@ def test_nothing_heavy_is_imported(command: list[str]) -> None:
     heavy = {
         "pyfuse3",
         "trio",
+        "asyncio",
+        "sniffio",
+        "fsspec",
+        "unionmount.api",
         "unionmount._core",
         "rich",
         "unionmount.gotemplate",

@@ -528,7 +528,7 @@ def test_failures_leave_nothing_behind(cli: CommandLine, archive: Path, where: P
         ((top / "no-such.tar", where), "no-such.tar"),
         ((top / "not-an-image.tar", where), "not-an-image.tar"),
         (("no-such-image", where), "no-such-image"),
-        (("docker-daemon:name", where), "transport"),
+        (("ostree:name", where), "transport"),
         (("docker://name", where), "no registry"),
         ((f"docker-archive:{archive}:other", where), "other"),
         (("--platform", "linux/s390x", f"{archive}", where), "s390x"),

@@ -147,7 +147,7 @@ def test_the_program_starts_without_click() -> None:
             [sys.executable, "-c", code, *words], check=True, capture_output=True, text=True
         )
         loaded = done.stdout.splitlines()[-1].split()
-        assert not {"click", "pathlib", "unionmount._core"} & set(loaded)
+        assert not {"click", "pathlib", "unionmount._core", "unionmount.api"} & set(loaded)
 
 
 def test_the_helper_of_mount_starts_without_click(tmp_path: Path) -> None:
@@ -161,7 +161,8 @@ def test_the_helper_of_mount_starts_without_click(tmp_path: Path) -> None:
     status, *loaded = done.stdout.split()
     assert status == "32"
     assert "unionmount.cli.mount_sources" in loaded
-    assert not {"click", "pyfuse3", "subprocess", "trio"} & set(loaded)
+    assert not {"click", "pyfuse3", "subprocess", "trio", "asyncio", "sniffio"} & set(loaded)
+    assert not {"fsspec", "unionmount.api"} & set(loaded)
 
 
 def test_the_program() -> None:

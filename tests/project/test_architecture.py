@@ -32,6 +32,8 @@ ORDER = (
     "core",
     "images",
     "registry",
+    "trust",
+    "engine",
     "store",
     "sources",
     "mounting",
@@ -40,7 +42,7 @@ ORDER = (
     "extract",
     "screen",
     "runtime",
-    "commit",
+    "committing",
     "squash",
     "api",
     "cli",
@@ -212,6 +214,23 @@ def test_only_the_screen_imports_textual() -> None:
     assert users <= {"screen"}
 
 
+def test_only_the_api_imports_what_notebooks_need() -> None:
+    """So no mount does, nor a command but ``browse``; and only the API itself imports the API."""
+    wanted = {"asyncio", "sniffio", "fsspec", "unionmount.api"}
+    users = {
+        module_name(path)
+        for path in modules()
+        if wanted & {part for name in imported_modules(path) for part in beginnings(name)}
+    }
+    assert users == {"api", "screen"}  # the screen's library runs under asyncio
+
+
+def beginnings(name: str) -> list[str]:
+    """A dotted name, and all packages above it."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
 def test_the_command_line_starts_without_heavy_modules() -> None:
     code = "import sys, unionmount.cli; print(*sys.modules)"
     loaded = subprocess.run(
@@ -219,7 +238,8 @@ def test_the_command_line_starts_without_heavy_modules() -> None:
     ).stdout.split()
     assert "unionmount.cli" in loaded
     heavy = {"pyfuse3", "trio", "unionmount._core", "isal", "backports.zstd", "httpx2", "rich"}
-    heavy |= {"textual"}
+    heavy |= {"textual", "asyncio", "sniffio", "fsspec", "unionmount.api"}
+    heavy |= {"textual", "cryptography", "yaml"}
     assert not heavy & set(loaded)
 
 

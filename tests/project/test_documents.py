@@ -30,16 +30,18 @@ PAGES = ["README.md", "docs/tutorial.md", *(f"docs/how-to/{name}" for name in HO
 EXAMPLES = {  # blocks that are not run, by page; what is not here has none
     "README.md": 2,
     "docs/tutorial.md": 1,
+    "docs/how-to/accept-signed-images-only.md": 2,
     "docs/how-to/back-up-and-restore.md": 1,
     "docs/how-to/chroot.md": 1,
     "docs/how-to/import-a-root-file-system.md": 1,
     "docs/how-to/browse.md": 1,
+    "docs/how-to/mirror-images.md": 2,
     "docs/how-to/mount-at-boot.md": 6,
     "docs/how-to/scan-an-image.md": 1,
     "docs/how-to/patch-and-push.md": 1,
     "docs/how-to/use-another-platform.md": 1,
     "docs/how-to/use-in-ci-and-containers.md": 7,
-    "docs/how-to/use-with-podman.md": 3,
+    "docs/how-to/use-with-podman.md": 6,
 }
 
 

@@ -74,6 +74,8 @@ def test_a_source_is_taken_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "oci-archive:with:colon:tag": ("oci-archive", "with:colon", "tag"),
         "oci:layout:tag": ("oci", "layout", "tag"),
         "oci:/none": ("oci", "/none", ""),
+        "dir:layout:tag": ("dir", "layout:tag", ""),
+        "dir:/none": ("dir", "/none", ""),
         "-": ("path", "-", ""),
         "docker-archive:-": ("docker-archive", "-", ""),
         "docker://nginx:1": ("registry", "nginx:1", ""),
@@ -98,7 +100,9 @@ def test_a_source_is_taken_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert (location.kind, location.path, location.selector) == wanted, text
 
 
-@pytest.mark.parametrize("text", ["", "oci:", "docker:nginx", "docker-daemon:a", "https://a/b"])
+@pytest.mark.parametrize(
+    "text", ["", "oci:", "dir:", "docker:nginx", "docker-daemon:", "ostree:a", "https://a/b"]
+)
 def test_what_is_no_source_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         Location.parse(text)
@@ -112,6 +116,8 @@ def test_a_target_is_taken_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "oci:none:tag": ("oci", "none", "tag"),
         "oci-archive:/a/b.tar:example.org/x:1": ("oci-archive", "/a/b.tar", "example.org/x:1"),
         "docker-archive:b.tar:x:1": ("docker-archive", "b.tar", "x:1"),
+        "dir:/x": ("dir", "/x", ""),
+        "docker-daemon:nginx:1": ("docker-daemon", "nginx:1", ""),
         "docker://nginx:1": ("registry", "nginx:1", ""),
         "there": ("stored", "there", ""),
         "example.org/x:1": ("stored", "example.org/x:1", ""),
@@ -119,7 +125,11 @@ def test_a_target_is_taken_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for text, wanted in cases.items():
         location = Location.parse_target(text)
         assert (location.kind, location.path, location.selector) == wanted, text
-    for text in ("", "oci:", "oci::tag", "docker-archive:-", "./there", "/x", "dir:/x", "http://x"):
+    digest = f"sha256:{'0' * 64}"
+    for text in (f"docker-daemon:{digest}", f"docker-daemon:a@{digest}", "docker-daemon:"):
+        with pytest.raises(UsageError):
+            Location.parse_target(text)
+    for text in ("", "oci:", "oci::tag", "docker-archive:-", "./there", "/x", "dir:", "http://x"):
         with pytest.raises(UsageError):
             Location.parse_target(text)
 
@@ -132,6 +142,7 @@ def test_a_source_means_the_same_elsewhere(tmp_path: Path, monkeypatch: pytest.M
         ("./a b.tar:name:1", f"{tmp_path}/a b.tar:name:1"),
         ("docker-archive:a b.tar:@0", f"docker-archive:{tmp_path}/a b.tar:@0"),
         ("oci:none", f"oci:{tmp_path}/none"),
+        ("dir:none", f"dir:{tmp_path}/none"),
         ("nginx:1", "nginx:1"),
         ("scratch", "scratch"),
         ("docker://a/b:1", "docker://a/b:1"),

@@ -7,6 +7,7 @@ reason; with ``CI=true`` it fails it.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -85,6 +86,14 @@ def _go() -> str | None:
     return _version(["go", "env", "GOVERSION"], r"go1\.(\d+)", 24)
 
 
+def _gpgme() -> str | None:
+    """What containers/image is built with."""
+    command = ["pkg-config", "--exists", "gpgme"]
+    if not shutil.which("pkg-config") or subprocess.run(command, check=False).returncode:
+        return "libgpgme-dev is not installed"
+    return None
+
+
 def _binfmt_of_namespace() -> str | None:
     """Whether a user namespace can have a binfmt_misc of its own (Linux 6.7)."""
     words = ["unshare", "-Urm", "mount", "-t", "binfmt_misc", "none", "/proc/sys/fs/binfmt_misc"]
@@ -109,15 +118,22 @@ def _version(command: list[str], expression: str, least: int) -> str | None:
     return None
 
 
+def _module(name: str) -> str | None:
+    return None if importlib.util.find_spec(name) else f"the module {name} is not installed"
+
+
 _PROBES: dict[str, Callable[[], str | None]] = {
     "fuse": _fuse,
     "root": _root,
     "go": _go,
+    "gpgme": _gpgme,
     "docker-cli": _docker_cli,
     "binfmt-of-namespace": _binfmt_of_namespace,
     "ordinary-user": _ordinary_user,
     "overlayfs": _overlayfs,
     "statx-of-fuse": _statx_of_fuse,
+    "pandas": lambda: _module("pandas"),
+    "pyarrow": lambda: _module("pyarrow"),
     "backing-ext4": lambda: _backing("ext4"),
     "backing-tmpfs": lambda: _backing("tmpfs"),
     "backing-xfs": lambda: _backing("xfs"),
@@ -125,8 +141,13 @@ _PROBES: dict[str, Callable[[], str | None]] = {
 }
 
 
-NOT_IN_DEBIAN = frozenset({"docker-cli", "statx-of-fuse", "binfmt-of-namespace"})
-"""What Debian 12 has not got, or too old: tests that want it are skipped in CI, too."""
+NOT_IN_DEBIAN = frozenset(
+    {"docker-cli", "statx-of-fuse", "binfmt-of-namespace", "pandas", "pyarrow"}
+)
+"""What Debian 12 has not got, or too old: tests that want it are skipped in CI, too.
+
+pandas and pyarrow are 300 MB in the environment of the tests; ``make test-long`` installs them.
+"""
 
 
 @cache

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from support.artifact_tools import ArtifactTools, ReferrersRegistry
 from support.servers import Authority, DockerRegistry, FaultProxy, TokenServer, htpasswd
 from support.transfers import Sender
 
@@ -87,6 +88,20 @@ def start_registry(
             return stack.enter_context(made)
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def tools(tmp_path_factory: pytest.TempPathFactory, require: Callable[..., None]) -> ArtifactTools:
+    """Oras, crane and regctl."""
+    require("go")
+    return ArtifactTools(tmp_path_factory.mktemp("artifact-tools"))
+
+
+@pytest.fixture(scope="session")
+def listing_registry(tools: ArtifactTools) -> Iterator[ReferrersRegistry]:
+    """A registry with the referrers API; tests use repositories of their own."""
+    with ReferrersRegistry(tools.registry) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

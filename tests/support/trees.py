@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from unionmount.browse.diff import Comparison, Difference
-from unionmount.commit import LayerWriter
+from unionmount.committing import LayerWriter
 from unionmount.core import ROOT, Attributes, BrowsableTree, Index, Indexer, Node, Tree, TreeLayer
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.artifact_tools import ArtifactTools, ReferrersRegistry
 from support.commands import Commands
 from support.image_files import (
     OCI_CONFIG,
@@ -244,6 +245,72 @@ def test_a_lone_artifact_is_copied_as_it_is(
     assert cli.run("copy", between, f"docker://{target}").stdout == f"{digest}\n"
     raw = skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{target}")
     assert sha256(raw.encode()) == digest
+
+
+@pytest.mark.needs("go")
+@pytest.mark.parametrize("between", ["oci", "oci-archive"])
+def test_files_that_oras_pushed_are_pulled_from_the_copy(
+    between: str,
+    cli: CommandLine,
+    registry: DockerRegistry,
+    listing_registry: ReferrersRegistry,
+    tools: ArtifactTools,
+    tmp_path: Path,
+) -> None:
+    files = {"text": b"a text\n", "bytes": bytes(range(256)) * 400, "empty": b""}
+    config = b"a config of another kind, and larger than a document may be" * 80_000
+    (tmp_path / "in").mkdir()
+    for name, content in {**files, "config": config}.items():
+        (tmp_path / "in" / name).write_bytes(content)
+    source = f"{listing_registry.address}/artifacts/oras-{between}:1"
+    kinds = {"text": "text/plain", "bytes": "application/x.other", "empty": "application/x.empty"}
+    words = ("push", "--plain-http", source, "--config", "config:application/x.config")
+    files_of_kinds = (f"{name}:{kind}" for name, kind in kinds.items())
+    tools.oras(*words, *files_of_kinds, directory=tmp_path / "in")
+    place = f"{between}:{tmp_path / 'layout'}:one"
+    target = f"{registry.address}/artifacts/oras-{between}:2"
+    digest = tools.digest(source)
+    assert cli.run("copy", f"docker://{source}", place).stdout == f"{digest}\n"
+    assert cli.run("copy", place, f"docker://{target}").stdout == f"{digest}\n"
+    assert tools.digest(target) == digest
+    tools.oras("pull", "--plain-http", "-o", tmp_path / "out", "--config", "config", target)
+    for name, content in {**files, "config": config}.items():
+        assert (tmp_path / "out" / name).read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", ["nondistributable", "docker's"])
+def test_layers_that_only_their_publisher_distributes(
+    kind: str, cli: CommandLine, tmp_path: Path
+) -> None:
+    own, theirs = gzipped(layer("own")), gzipped(layer("theirs"))
+    foreign = {
+        "nondistributable": "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        "docker's": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+    }[kind]
+    config = image(layer("own"), layer("theirs")).config
+    rows = [
+        descriptor(own, f"{OCI_LAYER}+gzip"),
+        descriptor(theirs, foreign, urls=["https://publisher.example/layer"]),
+    ]
+    raw = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": descriptor(config, OCI_CONFIG),
+            "layers": rows,
+        }
+    ).encode()
+    members = {blob_path(blob): blob for blob in (raw, config, own)}
+    source = layout(tmp_path / "layout", descriptor(raw, OCI_MANIFEST), members)
+    done = cli.run("copy", source, f"oci:{tmp_path / 'out'}:one")
+    assert done.stdout == f"{sha256(raw)}\n"
+    assert done.stderr == (
+        f"unionmount: layer {sha256(theirs)} is not copied: its type says that its publisher "
+        "alone distributes it\n"
+    )
+    assert (tmp_path / "out" / blob_path(raw)).read_bytes() == raw
+    assert not (tmp_path / "out" / blob_path(theirs)).exists()
+    assert cli.run("copy", "-q", source, f"oci:{tmp_path / 'quiet'}:one").stderr == ""
 
 
 # ---- images among others

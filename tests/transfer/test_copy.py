@@ -74,7 +74,7 @@ def skopeo_raw(skopeo: Skopeo, place: str) -> bytes:
     return skopeo("inspect", "--raw", place).encode()
 
 
-@pytest.mark.parametrize("form", ["oci", "oci-archive"])
+@pytest.mark.parametrize("form", ["oci", "oci-archive", "dir"])
 def test_from_a_registry_to_a_layout_and_back(
     form: str,
     cli: CommandLine,
@@ -126,7 +126,7 @@ def test_from_registry_to_registry(
     assert_nothing_partial(store, set())
 
 
-@pytest.mark.parametrize("form", ["docker", "oci", "oci-archive"])
+@pytest.mark.parametrize("form", ["docker", "oci", "oci-archive", "dir"])
 def test_all_platforms(
     form: str,
     cli: CommandLine,
@@ -218,7 +218,7 @@ def test_to_the_store_and_from_it(
     target = f"{registry.address}/copy/of-store:1"
     assert cli.run("copy", "mine:1", f"docker://{target}").stdout == f"{manifest_digest(SMALL)}\n"
     assert remote_digest(skopeo, target) == manifest_digest(SMALL)
-    for form in ("oci", "oci-archive", "docker-archive"):
+    for form in ("oci", "oci-archive", "docker-archive", "dir"):
         cli.run("copy", "archive:1", f"{form}:{tmp_path / form}")
         skopeo("copy", f"{form}:{tmp_path / form}", f"dir:{tmp_path / f'{form}-read'}")
 
@@ -239,7 +239,8 @@ def test_what_makes_no_sense(cli: CommandLine, name: str, archive: Path, tmp_pat
         (f"docker://{name}", str(tmp_path / "x")),
         (f"docker://{name}", "oci:"),
         (f"docker://{name}", f"oci:{tmp_path / 'full'}"),
-        (f"docker://{name}", "docker-daemon:x"),
+        (f"docker://{name}", "ostree:x"),
+        (f"docker://{name}", f"docker-daemon:{SMALL.id}"),
         ("--compress", "zstd", f"docker://{name}", f"oci:{tmp_path / 'x'}"),
         ("docker-archive:-", "mine:1"),
     ):

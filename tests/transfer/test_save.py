@@ -66,7 +66,7 @@ def saved(
             save(store, wanted, DirectoryWriter(directory), form, compression=compression)
         return target
     with replaced_file(target) as fd:
-        sink = TarWriter(fd, str(target))
+        sink = TarWriter.to_file(fd, str(target))
         save(store, wanted, sink, form, compression=compression)
         sink.finish()
     return target

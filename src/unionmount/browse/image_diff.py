@@ -1,8 +1,9 @@
 """The differences between two images or containers.
 
 Files that both have from one layer are not read: a file is the same if its layer and record are,
-and a directory if only the common lowest layers have a part in it. Everything else is compared as
-``diff`` does: attributes first, then sizes, then contents.
+and a directory if only the common lowest layers have a part in it. Everything else, and all of an
+image whose layers are directories of another tool, is compared as ``diff`` does: attributes first,
+then sizes, then contents.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 def differences(before: OpenView, after: OpenView) -> Iterator[Difference]:
     """Yield every path that differs, sorted, a directory before its entries."""
+    if before.image.is_unpacked or after.image.is_unpacked:
+        # Files of directories have no records in common; all are compared.
+        return Comparison(before.files, after.files, None, same=lambda *_: False).differences()
     shared = _shared_layers(before, after)
     one, other = _Side(before, shared), _Side(after, shared)
 

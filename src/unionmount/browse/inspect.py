@@ -138,10 +138,8 @@ def run_config(runtime: Mapping[str, Any], where: str) -> Struct:
 
 def inspect_image(store: Store, image: OpenImage, stored: StoredImage | None) -> Struct:
     """Return the details of an image; ``stored`` is its entry in the store, if it has one."""
-    layers = [
-        _layer(layer, index.info.file_bytes)
-        for layer, index in zip(image.layers, image.indexes, strict=True)
-    ]
+    sizes = zip(image.layers, image.layer_bytes, _paths_of_layers(image), strict=True)
+    layers = [_layer(layer, size, path) for layer, size, path in sizes]
     names = _familiar(stored.names if stored else ()), _familiar(stored.digests if stored else ())
     config = image.image.config
     return _image_struct(config, names, _with_sharing(store, config, layers), _tag_time(stored))
@@ -214,13 +212,24 @@ def _tag_time(stored: StoredImage | None) -> str:
     return datetime.fromtimestamp(stored.created, UTC).isoformat().replace("+00:00", "Z")
 
 
-def _layer(layer: OpenLayer, size: int) -> dict[str, Any]:
+def _paths_of_layers(image: OpenImage) -> list[str]:
+    """Return the path of each layer: of its file, or of its directory in another tool's store."""
+    if image.is_unpacked:
+        from unionmount.mounting.unpacked import UnpackedImage  # noqa: PLC0415 - rarely needed
+
+        assert isinstance(image, UnpackedImage)
+        return [printable(str(path)) for path in image.directories]
+    links = [f"/proc/self/fd/{layer.data_fd}" for layer in image.layers]
+    return [printable(os.fsencode(os.readlink(link))) for link in links]  # noqa: PTH115
+
+
+def _layer(layer: OpenLayer, size: int, path: str) -> dict[str, Any]:
     """Return the details of a layer and its location, with an offset inside an archive."""
     return {
         "DiffID": str(layer.diff_id),
         "Size": size,
         "TarSize": layer.length,
-        "Path": printable(os.fsencode(os.readlink(f"/proc/self/fd/{layer.data_fd}"))),  # noqa: PTH115
+        "Path": path,
         "Offset": layer.offset,
     }
 

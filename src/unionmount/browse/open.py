@@ -27,12 +27,12 @@ from unionmount.store.containers import Containers
 from unionmount.system.closing import Closing
 from unionmount.system.os_errors import naming
 from unionmount.system.text import printable
-from unionmount.system.trust import is_ours
+from unionmount.system.trust import is_ours, reads_trusted
 from unionmount.transfer.load import open_image, open_stored
 
 if TYPE_CHECKING:
     from unionmount.images.platform import Platform
-    from unionmount.store.containers import Container
+    from unionmount.store.containers import Container, ContainerImage
     from unionmount.store.layer_import import Progress
     from unionmount.store.store import Store
 
@@ -109,9 +109,11 @@ def _looked_at(tree: core.Tree, fd: int) -> core.Upper:
     of the next mount.
     """
     name = stat_name(fd, closed=is_ours(fd))
+    # In a user namespace an ordinary user's own files are root's, too; the attribute tells.
+    is_users = os.fstat(fd).st_uid != 0 or (name is not None and not reads_trusted())
     flags = core.UpperFlags(
         trusted=recorded_namespace(fd) != "user",
-        override=os.fstat(fd).st_uid != 0,
+        override=is_users,
         look=True,
         stat_fuse=name is StatName.FUSE,
         stat_security=name is StatName.SECURITY,
@@ -141,6 +143,11 @@ class OpenView(Closing):
         if isinstance(opened, OpenChanges):
             self.files, self.upper = opened.view, len(self.image.layers)
             self.changes = opened.upper
+
+    def layer_trees(self) -> core.LayerTrees:
+        """Return the layers as separate directories; the caller closes them first."""
+        self.image.require_indexes()
+        return core.LayerTrees(self.tree)
 
     def close(self) -> None:
         """Close everything; a second call does nothing."""
@@ -202,6 +209,10 @@ def open_container(store: Store, container: Container) -> OpenChanges:
 def open_lowers(store: Store, container: Container, *, verify: bool = False) -> OpenImage:
     """Open the layers of a container's image, without its changes."""
     found = container.image
+    if is_unpacked(store, found):
+        layers = open_image(store, found.source, verify=verify)
+        _check(layers, layers.image.id == found.id, found.source)
+        return layers
     try:
         layers = open_stored(store, found.stored, found.name, verify=verify)
     except NotFoundError:  # the layers of an ephemeral container may still be in an archive
@@ -210,11 +221,19 @@ def open_lowers(store: Store, container: Container, *, verify: bool = False) -> 
     return layers
 
 
+def is_unpacked(store: Store, found: ContainerImage) -> bool:
+    """Return whether the layers of a container's image are another tool's directories.
+
+    They are not if they were loaded into the store since.
+    """
+    return found.unpacked and not all(map(store.has_layer, store.read_image(found.stored).diff_ids))
+
+
 def open_upper_directory(store: Store, source: str, upper: Path) -> OpenChanges:
     """Open an upper directory outside of the store that is mounted on the image ``source``."""
     layers = open_image(store, source)
     lowers = recorded_lowers(upper)
-    _check(layers, lowers in (None, f"layers:{layers.image.chain_id}"), source)
+    _check(layers, lowers in (None, layers.lowers), source)
     return OpenChanges(layers, upper)
 
 

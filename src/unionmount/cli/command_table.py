@@ -61,6 +61,7 @@ GROUPS: dict[
         "pull": ("pull", "Fetch an image from a registry."),
         "push": ("push", "Send an image to a registry."),
         "copy": ("copy", "Copy an image between registries, files and the store."),
+        "sync": ("sync", "Copy many tags between repositories and layouts."),
         "tags": ("tags", "List the tags of a repository."),
         "search": ("search", "Search registries for images."),
         "login": ("login", "Log in to a registry."),

@@ -48,6 +48,7 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {  # by command, or by command and argu
     "save": _IMAGE,
     "stats": ("mount",),
     "tag": _IMAGE,
+    "sync": _SOURCE,
     "tags": _IMAGE,
     "umount": ("mount", "container"),
     "unmount": ("mount", "container"),

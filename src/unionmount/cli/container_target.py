@@ -46,7 +46,7 @@ class ContainerPlace:
 @contextmanager
 def opened_container(settings: Settings, word: str) -> Iterator[ContainerPlace]:
     """Open a container for changes; raise UsageError if ``word`` names none."""
-    from unionmount.cli.container_words import mount_of
+    from unionmount.mounting.mount_words import mount_of
     from unionmount.mounting.records import MountTable
 
     table = MountTable.of_user()

@@ -25,29 +25,13 @@ def name_of_container(word: str) -> str:
     return word.removeprefix(PREFIX)
 
 
-def mount_of(table: MountTable, root: Path, name: str) -> Status | None:
-    """Return the mount of a container of the store ``root``: the live one, else the last one."""
-    found = mounts_of(table, root, name)
-    return next((one for one in reversed(found) if one.alive), found[-1] if found else None)
-
-
-def mounts_of(table: MountTable, root: Path, name: str) -> list[Status]:
-    """Return all records of mounts of a container of the store ``root``, oldest first."""
-    if not name:  # the records of mounts without a container have no name
-        return []
-    store = os.path.realpath(root)
-    return [
-        one
-        for one in table.all()
-        if one.record.container == name and os.path.realpath(one.record.root) == store
-    ]
-
-
 def find_mount(table: MountTable, root: Path, word: str) -> Status:
     """Return the mount with this ID or mount point, or of this container.
 
     A prefix of an ID is enough unless a container or a file has that name.
     """
+    from unionmount.mounting.mount_words import mount_of
+
     if not word.startswith(PREFIX):
         try:
             return table.find(word)
@@ -70,21 +54,12 @@ def mount_with_id(
 
     With ``images``, names and IDs of images go first, too.
     """
-    from unionmount.mounting.records import is_id
+    from unionmount.mounting.mount_words import mount_by_id
 
-    if not is_id(word):
-        return None
-    for one in table.all():
-        if one.record.id == word:
-            return one
-    if is_there(settings.store_root(), word) or os.path.lexists(word):
-        return None
-    if images and _is_image(settings, word):
-        return None
-    try:
-        return table.beginning_with(word)
-    except NotFoundError:
-        return None
+    def is_taken(name: str) -> bool:
+        return images and _is_image(settings, name)
+
+    return mount_by_id(table, settings.store_root(), word, is_taken)
 
 
 def _is_image(settings: Settings, word: str) -> bool:
@@ -99,6 +74,7 @@ def _is_image(settings: Settings, word: str) -> bool:
 
 def in_use(table: MountTable, root: Path, name: str) -> MountError:
     """Return the error for a locked container, which names the mount that uses it."""
+    from unionmount.mounting.mount_words import mount_of
     from unionmount.runtime.live import LiveContainers
 
     if LiveContainers(table.directory, root).is_running(name):

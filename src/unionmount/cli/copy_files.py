@@ -7,7 +7,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,10 @@ class CopyOperand:
 
 @dataclass(frozen=True, slots=True)
 class CopyRequest:
-    """A copy, with its options."""
+    """A copy, with its options, and whether root asks for it.
+
+    Reading an image of podman's may make an ordinary user the root of a user namespace.
+    """
 
     source: CopyOperand
     dest: CopyOperand
@@ -51,6 +54,7 @@ class CopyRequest:
     follow: bool
     platform: Platform | None
     layer: int | None
+    is_root: bool = field(default_factory=lambda: os.geteuid() == 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +168,11 @@ def _opened(settings: Settings, request: CopyRequest) -> Iterator[_OpenSource]:
 @contextmanager
 def _opened_image(settings: Settings, request: CopyRequest) -> Iterator[_OpenSource]:
     from unionmount.browse.paths import follow
-    from unionmount.cli.container_owners import owners_of
     from unionmount.cli.open_image import open_files
     from unionmount.extract.destination import Top
     from unionmount.extract.image_source import ImageSource
     from unionmount.extract.itself import place_of
+    from unionmount.runtime.container_owners import owners_of
     from unionmount.system.os_errors import naming
 
     source = request.source
@@ -231,8 +235,7 @@ def _to_host(request: CopyRequest, source: _OpenSource) -> None:
     with naming(request.dest.text):
         directory, name = landing(_find_on_host, dest, source.top)
         root = _open_resolved(directory)
-    is_root = os.geteuid() == 0
-    policy = CopyPolicy(request.archive, owners=request.archive and is_root)
+    policy = CopyPolicy(request.archive, owners=request.archive and request.is_root)
     try:
         if source.top.is_directory and source.changes is not None:
             _check_outside(request, source.changes, root)

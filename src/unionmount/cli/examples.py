@@ -50,7 +50,18 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
             "unionmount copy --all docker://docker.io/library/nginx:1.25 "
             "docker://localhost:5000/nginx:1.25",
         ),
+        (
+            "Copy an image with its signatures and SBOMs",
+            "unionmount copy --all --referrers docker://registry.example.com/app:1 "
+            "docker://localhost:5000/app:1",
+        ),
+        (
+            "Log in to both registries, and type the passwords",
+            "unionmount copy --src-creds you --dest-creds robot "
+            "docker://registry.example.com/app:1 docker://localhost:5000/app:1",
+        ),
         ("Make one layer of all layers", "unionmount copy --squash app:1 app:flat"),
+        ("Give an image to docker", "unionmount copy app:2 docker-daemon:app:2"),
     ),
     "cp": (
         ("Take a file out of an image", "unionmount cp app:1:/etc/nginx.conf ."),
@@ -118,6 +129,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
     ),
     "inspect": (
         ("Print everything as JSON", "unionmount inspect nginx:1.25"),
+        (
+            "List signatures, SBOMs and attestations",
+            "unionmount inspect --referrers docker://registry.example.com/app:1",
+        ),
         ("Print the environment", "unionmount inspect -f '{{join .Config.Env \"\\n\"}}' app:1"),
         ("Print the manifest as it is stored", "unionmount inspect --raw app.tar"),
         ("Look at an image of a registry", "unionmount inspect --remote nginx:1.25"),
@@ -134,7 +149,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
     ),
     "load": (
         ("Load an archive", "unionmount load -i app.tar"),
-        ("Load an image from docker", "docker save app:1 | unionmount load"),
+        ("Load an image from docker", "unionmount load docker-daemon:app:1"),
+        ("Load what docker saved", "docker save app:1 | unionmount load"),
     ),
     "login": (
         ("Log in to Docker Hub", "unionmount login docker.io"),
@@ -158,6 +174,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
     ),
     "mount": (
         ("Mount an archive read-only", "unionmount mount --ro app.tar image"),
+        ("Mount an image that podman has", "unionmount mount --ro containers-storage:app:1 image"),
         ("Mount writable and keep the changes", "unionmount mount --name web nginx:1.25 image"),
         ("Mount the container again", "unionmount mount web image"),
         ("Drop the changes at the unmount", "unionmount mount --ephemeral nginx:1.25 image"),
@@ -246,6 +263,23 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
     "stats": (
         ("Show the counters of a mount", "unionmount stats image"),
         ("Watch them", "unionmount stats --watch image"),
+    ),
+    "sync": (
+        (
+            "Mirror the versions 1.x, with their signatures",
+            "unionmount sync --all --referrers --include '1.*' registry.example.com/app "
+            "localhost:5000/app",
+        ),
+        (
+            "See what would be copied",
+            "unionmount sync --dry-run --exclude '*-rc*' registry.example.com/app "
+            "localhost:5000/app",
+        ),
+        (
+            "Carry tags to a place without a network",
+            "unionmount sync --all --include '1.2*' registry.example.com/app "
+            "oci-archive:app.oci.tar",
+        ),
     ),
     "tag": (("Give an image a second name", "unionmount tag app:1 app:stable"),),
     "tags": (("List the tags of a repository", "unionmount tags docker.io/library/nginx"),),

@@ -99,9 +99,7 @@ class _GrepRun:
                         self._settings, image, platform=options.platform, layer=options.layer
                     )
                 )
-                trees = (
-                    stack.enter_context(core.LayerTrees(view.tree)) if options.all_layers else None
-                )
+                trees = stack.enter_context(view.layer_trees()) if options.all_layers else None
             except (UnionmountError, OSError) as error:
                 if len(operands) == 1 and self._is_single:
                     raise

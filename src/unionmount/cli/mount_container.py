@@ -158,10 +158,12 @@ def own_surroundings(runtime: str) -> tuple[Surroundings, MountOptions]:
 
 def enter_namespace(runtime_directory: Path) -> None:
     """Enter a user namespace in which this user may be many, with the same runtime directory."""
+    from unionmount.cli.unpacked_images import remember_user
     from unionmount.runtime.subordinate_ids import SubordinateIds, lines
     from unionmount.system.user_namespace import enter_alone, enter_mapped
 
     os.environ["UNIONMOUNT_RUNTIME_DIR"] = str(runtime_directory)
+    remember_user()
     ids = SubordinateIds.of_user()
     if ids.complete:
         enter_mapped(lines(ids.users), lines(ids.groups))

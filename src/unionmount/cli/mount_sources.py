@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unionmount.cli.open_image import open_kept, open_source, progress_line, warn_if_foreign
+from unionmount.cli.open_image import open_kept, open_trusted, progress_line, warn_if_foreign
 from unionmount.errors import MountError, NotFoundError, UsageError
 from unionmount.system.os_errors import raising
 from unionmount.system.text import printable
@@ -221,6 +221,7 @@ class _Opener:
 
     def _again(self, name: str, table: MountTable) -> Prepared:
         """Prepare an existing container."""
+        from unionmount.browse.open import is_unpacked
         from unionmount.cli.container_words import in_use
         from unionmount.store.containers import ContainerInUse
         from unionmount.transfer.load import open_stored
@@ -231,23 +232,29 @@ class _Opener:
             raise in_use(table, self.settings.store_root(), name) from None
         self._clean_dead(name, table)
         found, store = held.container.image, self.settings.store()
-        with progress_line() as progress:
-            image = open_stored(
-                store,
-                found.stored,
-                found.name,
-                verify=self.wanted.verify,
-                progress=progress,
-                lease=self.lease,
-            )
+        if is_unpacked(store, found):
+            from unionmount.browse.open import open_lowers
+
+            image = open_lowers(store, held.container, verify=self.wanted.verify)
+        else:
+            with progress_line() as progress:
+                image = open_stored(
+                    store,
+                    found.stored,
+                    found.name,
+                    verify=self.wanted.verify,
+                    progress=progress,
+                    lease=self.lease,
+                )
         self.opened.enter_context(image)
+        self._hold(image)
         plan = self._plan_of(held, image)
         return Prepared(found.source, image, plan, self.lease, self.made, held=held)
 
     def _clean_dead(self, name: str, table: MountTable) -> None:
         """Remove what daemons left, which are dead as this process holds the container's lock."""
-        from unionmount.cli.container_words import mounts_of
         from unionmount.cli.take_away import clean
+        from unionmount.mounting.mount_words import mounts_of
 
         for one in mounts_of(table, self.settings.store_root(), name):
             if not one.alive:
@@ -261,9 +268,15 @@ class _Opener:
         wanted = self.wanted
         self.known.check_new(wanted.name)
         # An ephemeral container is mounted only once, so plain layers may stay in their archive.
-        image = self._open(location, open_source if wanted.ephemeral else open_kept)
+        stays = wanted.ephemeral or location.is_unpacked
+        image = self._open(location, open_trusted if stays else open_kept)
         source, found = location.absolute(), image.image
-        facts = ContainerImage(source, printable(image.name), found.id, found.manifest.digest)
+        facts = ContainerImage(
+            *(source, printable(image.name), found.id, found.manifest.digest),
+            unpacked=image.is_unpacked,
+        )
+        if location.is_unpacked and not wanted.ephemeral:
+            self._keep_documents(image)
         held = self.known.create(facts, wanted.name, ephemeral=wanted.ephemeral)
         self.opened.enter_context(held)
         remove = partial(_remove, self.known, held)
@@ -302,7 +315,7 @@ class _Opener:
         return True
 
     def _open(
-        self, location: Location, opener: Callable[..., OpenImage] = open_source
+        self, location: Location, opener: Callable[..., OpenImage] = open_trusted
     ) -> OpenImage:
         wanted = self.wanted
         image = opener(
@@ -313,9 +326,26 @@ class _Opener:
             lease=self.lease,
         )
         self.opened.enter_context(image)
+        self._hold(image)
+        if wanted.layers:
+            image.require_indexes()
         if not wanted.shows_only:
             _refuse_marked(image)
         return image
+
+    def _hold(self, image: OpenImage) -> None:
+        """Have another tool keep its image, until the mount ends or fails."""
+        if image.is_unpacked:
+            from unionmount.cli.unpacked_images import hold
+
+            self.made.callback(hold(self.settings.store().root, image))
+
+    def _keep_documents(self, image: OpenImage) -> None:
+        """Keep manifest and config of a container's image, whose layers are another tool's."""
+        store, documents = self.settings.store(), image.image
+        self.lease.protect(documents.manifest.digest, documents.id)
+        store.put_blob(documents.manifest.raw, documents.manifest.digest)
+        store.put_blob(documents.config.raw, documents.id)
 
     def _plan_of(self, held: HeldContainer, image: OpenImage) -> UpperPlan:
         container = held.container
@@ -325,14 +355,20 @@ class _Opener:
     def _plan(self, upper: Path, work: Path, image: OpenImage) -> UpperPlan:
         from unionmount.mounting.upper_directory import UpperPlan
 
+        ids = None
+        if image.is_unpacked:
+            from unionmount.cli.unpacked_images import namespace_of
+
+            ids = namespace_of(image)
         return UpperPlan(
             upper,
             work,
-            lowers=f"layers:{image.image.chain_id}",
+            lowers=image.lowers,
             adopt_root=bool(image.layers),
             volatile=self.wanted.volatile or self.wanted.ephemeral,
             others="refused",
             own_root=True,
+            ids=ids,
             follow_namespace=True,
         )
 

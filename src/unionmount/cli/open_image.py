@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,9 +33,14 @@ def open_source(
     platform: Platform | None,
     verify: bool = False,
     lease: Lease | None = None,
+    trusted: bool = False,
 ) -> OpenImage:
-    """Open an image, with plain layers left in their archive, and show progress."""
+    """Open an image, with plain layers left in their archive, and show progress.
+
+    ``trusted``: the policy of the user must accept the image of a file.
+    """
     from unionmount.transfer.load import open_image
+    from unionmount.trust.file_trust import FileTrust
 
     with progress_line() as progress:
         return open_image(
@@ -44,7 +50,12 @@ def open_source(
             verify=verify,
             progress=progress,
             lease=lease,
+            trust=FileTrust() if trusted else None,
         )
+
+
+open_trusted = partial(open_source, trusted=True)
+"""Open an image to use it: the policy of the user must accept the image of a file."""
 
 
 def open_kept(
@@ -74,6 +85,7 @@ def open_files(
     from unionmount.browse.open import OpenOptions, OpenView, open_upper_directory, open_view
 
     settings, word, record = _mounted(settings, word)
+    read_as_owner(settings, word if record is None else record.source)
     with progress_line() as progress:
         how = OpenOptions(platform, layer, progress)
         if record is None:
@@ -142,6 +154,7 @@ def open_below(settings: Settings, word: str, *, platform: Platform | None) -> O
     from unionmount.browse.open import OpenOptions, open_layers
 
     settings, word, record = _mounted(settings, word)
+    read_as_owner(settings, word if record is None else record.source)
     with progress_line() as progress:
         how = OpenOptions(platform, None, progress)
         if record is None:
@@ -170,6 +183,14 @@ def _mounted(settings: Settings, word: str) -> tuple[Settings, str, Record | Non
             f"{word} is a mount of directories, not of an image; look into {where} instead"
         )
     return settings, word, record
+
+
+def read_as_owner(settings: Settings, word: str) -> None:
+    """Have an ordinary user read images of podman's as podman does; root needs nothing."""
+    if os.geteuid():
+        from unionmount.cli.unpacked_images import enter_namespace_of
+
+        enter_namespace_of(settings, word)
 
 
 def _image_of(settings: Settings, record: Record, how: OpenOptions) -> OpenImage:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -72,6 +71,36 @@ def platform_option(function: F) -> F:
     return option(function)
 
 
+def _parse_platforms(
+    _context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]
+) -> tuple[Platform, ...]:
+    from unionmount.images.platform import Platform
+
+    return tuple(dict.fromkeys(map(Platform.parse, value)))
+
+
+def platforms_option(function: F) -> F:
+    """Add ``--platform``, which may be repeated."""
+    option = click.option(
+        "--platform",
+        "platforms",
+        metavar="OS/ARCH[/VARIANT]",
+        multiple=True,
+        callback=_parse_platforms,
+        help="Use the image for this platform; default: this machine's. Repeatable.",
+    )
+    return option(function)
+
+
+def one_or_several(
+    platforms: tuple[Platform, ...], all_platforms: bool
+) -> tuple[Platform | None, tuple[Platform, ...]]:
+    """Return the only platform that was given, or else several; refuse them with ``--all``."""
+    if all_platforms and platforms:
+        raise click.UsageError("--all copies all platforms; leave --all or --platform out")
+    return (platforms[0], ()) if len(platforms) == 1 else (None, platforms)
+
+
 def pull_option(function: F) -> F:
     """Add ``--pull``."""
     option = click.option(
@@ -110,7 +139,7 @@ def registry_options(function: F) -> F:
         cert_dir: str | None,
         **named: Any,
     ) -> Any:
-        said = RegistryOptions(_user_and_password(creds), authfile, tls_verify, cert_dir)
+        said = RegistryOptions(user_and_password(creds), authfile, tls_verify, cert_dir)
         return function(*arguments, registry=said, **named)
 
     options = (
@@ -142,14 +171,15 @@ def registry_options(function: F) -> F:
     return made  # type: ignore[no-any-return]
 
 
-def _user_and_password(text: str | None) -> tuple[str, str] | None:
+def user_and_password(text: str | None, option: str = "--creds") -> tuple[str, str] | None:
+    """Return the two parts of ``USER[:PASSWORD]``; ask for a missing password."""
     if text is None:
         return None
     user, colon, password = text.partition(":")
     if not user:
-        raise click.UsageError("--creds has no user name; write USER[:PASSWORD]")
+        raise click.UsageError(f"{option} has no user name; write USER[:PASSWORD]")
     if not is_utf8(text):
-        raise click.UsageError("--creds is not UTF-8")
+        raise click.UsageError(f"{option} is not UTF-8")
     return user, password if colon else ask_password(user)
 
 
@@ -176,7 +206,7 @@ def registry_client(
 
     ``--creds`` is only used for the one registry of the references in ``named``.
     """
-    from unionmount.registry import Credentials, RegistryClient
+    from unionmount.registry.user_client import client_of_user
 
     asked = sorted({ref.registry for ref in named})
     if options.creds is not None and len(asked) > 1:
@@ -187,16 +217,13 @@ def registry_client(
 
     if options.cert_dir is not None and not Path(options.cert_dir).is_dir():
         raise click.UsageError("--cert-dir is not a directory")
-    return RegistryClient(
+    return client_of_user(
         registries,
-        Credentials.load(
-            os.environ,
-            options.authfile,
-            options.creds,
-            creds_for={place for ref in named for place in registries.places(ref)},
-        ),
+        named,
+        creds=options.creds,
+        authfile=options.authfile,
         tls_verify=options.tls_verify,
-        cert_dir=Path(options.cert_dir) if options.cert_dir is not None else None,
+        cert_dir=options.cert_dir,
         debug=debug_log(settings),
     )
 

@@ -42,7 +42,6 @@ _INSTEAD = {
     "list-tags": "use 'unionmount tags'",
     "catalog": "use 'unionmount search'",
     "delete": "use 'unionmount rmi' for an image of the store; 'skopeo delete' for a registry",
-    "sync": "use 'unionmount copy --all'",
     "untag": "use 'unionmount rmi NAME', which removes the name alone if the image has others",
     "exists": "use 'unionmount inspect', which fails where nothing is found",
     "unshare": "not needed: every command works without root",

@@ -113,9 +113,10 @@ class LazyGroup(click.Group):
 def cli(settings: Settings, root: str | None, additional: tuple[str, ...], debug: bool) -> None:
     """Mount container images as directories.
 
-    SOURCE is docker-archive:FILE[:REF], oci-archive:FILE[:REF], oci:DIR[:REF], a path to one of
-    these, the name or ID of an image in the store, or scratch, the empty image. CONTAINER is the
-    name of a container, a single word.
+    SOURCE is docker-archive:FILE[:REF], oci-archive:FILE[:REF], oci:DIR[:REF], dir:DIR, a path to
+    one of these, the name or ID of an image in the store, docker-daemon:NAME of a docker daemon's,
+    containers-storage:NAME or docker-overlay2:NAME of an image that podman or docker has, or
+    scratch, the empty image. CONTAINER is the name of a container, a single word.
     """
     settings.root = root
     settings.additional += additional

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import unionmount.cli.declared as click
 from unionmount.cli.options import F, RegistryOptions, registry_options
@@ -12,7 +13,11 @@ from unionmount.system.text import printable
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.images.platform import Platform
-    from unionmount.transfer.remote_image import RemoteImage
+    from unionmount.images.reference import Reference
+    from unionmount.registry import RegistryClient
+    from unionmount.transfer.remote_image import RemoteArtifact, RemoteImage
+
+T = TypeVar("T")
 
 
 def remote_options(function: F) -> F:
@@ -36,6 +41,10 @@ def is_remote(word: str, remote: bool, registry: RegistryOptions) -> bool:
     kind = "stored" if not word else Location.parse(word).kind
     if kind == "registry":
         return True
+    if remote and kind == "docker-daemon":
+        raise UsageError(
+            f"--remote takes a name of a registry, and '{printable(word)}' is an image of a daemon"
+        )
     if remote and kind != "stored":
         raise UsageError(
             f"--remote takes a name of a registry, and '{printable(word)}' is a file; "
@@ -55,24 +64,42 @@ def read_remote_image(
     settings: Settings, options: RegistryOptions, name: str, platform: Platform | None
 ) -> RemoteImage:
     """Fetch the manifest and config of an image by a user's name."""
+    from unionmount.transfer.remote_image import read_remote
+
+    return ask_registry(
+        settings, options, name, lambda client, ref: read_remote(client, ref, platform)
+    )
+
+
+def read_remote_artifact(
+    settings: Settings, options: RegistryOptions, name: str, platform: Platform | None
+) -> RemoteImage | RemoteArtifact:
+    """Fetch the documents of an image, or the manifest of an artifact, by a user's name."""
+    from unionmount.transfer.remote_image import read_remote_any
+
+    return ask_registry(
+        settings, options, name, lambda client, ref: read_remote_any(client, ref, platform)
+    )
+
+
+def ask_registry(
+    settings: Settings,
+    options: RegistryOptions,
+    name: str,
+    ask: Callable[[RegistryClient, Reference], Awaitable[T]],
+) -> T:
+    """Return what the first registry answers that has the image of a user's name."""
     from unionmount.cli.run_transfer import (
-        first_of,
         hint_at_default_tag,
         registries_of_user,
         run_transfer,
-        without_transport,
     )
-    from unionmount.images.reference import Reference
-    from unionmount.registry import RegistryClient
-    from unionmount.transfer.remote_image import read_remote
+    from unionmount.transfer.by_name import first_of, without_transport
 
     name, registries = without_transport(name), registries_of_user()
 
-    async def work(client: RegistryClient) -> RemoteImage:
-        async def one(ref: Reference) -> RemoteImage:
-            return await read_remote(client, ref, platform)
-
-        return await first_of(registries, name, one)
+    async def work(client: RegistryClient) -> T:
+        return await first_of(registries, name, lambda ref: ask(client, ref))
 
     found = run_transfer(settings, options, registries, work, registries.candidates(name))
     hint_at_default_tag(name)

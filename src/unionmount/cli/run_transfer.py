@@ -16,7 +16,6 @@ from unionmount.errors import (
     InvalidReference,
     NotFoundError,
     RegistryError,
-    UnionmountError,
     UsageError,
 )
 from unionmount.images.reference import Reference
@@ -41,9 +40,6 @@ C = TypeVar("C")
 Work = Callable[["RegistryClient"], Awaitable[T]]
 
 KEEP_BLOBS = "UNIONMOUNT_KEEP_BLOBS"
-DOCKER = "docker://"
-"""The prefix of names of a registry."""
-
 _REFRESHED = 0.5  # seconds between looks at a transfer that may have stalled
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -58,21 +54,16 @@ def pull_image(
     registries = registries_of_user()
     progress = how.progress if isinstance(how.progress, ProgressLine) else None
     if how.policy != "always":
-        from unionmount.transfer.pull import find
+        from unionmount.transfer.by_name import find_by_name
 
-        for candidate in registries.candidates(name):
-            ref = candidate.with_default_tag()
-            found = find(store, str(ref), how.platform)
-            if found is not None:
-                return ref, found
+        here = find_by_name(store, registries, name, how.platform)
+        if here is not None:
+            return here
 
     async def work(client: RegistryClient) -> tuple[Reference, StoredImage]:
-        from unionmount.transfer.pull import pull_as
+        from unionmount.transfer.by_name import pull_by_name
 
-        async def one(ref: Reference) -> tuple[Reference, StoredImage]:
-            return ref.with_default_tag(), await pull_as(store, client, ref, how)
-
-        return await first_of(registries, name, one)
+        return await pull_by_name(store, client, registries, name, how)
 
     candidates = registries.candidates(name)
     if progress is not None:  # before anything is imported that takes long
@@ -107,14 +98,29 @@ def find_or_pull(
     A pulled image is protected by ``lease``. It gets the name, unless that belongs to an image for
     another platform: mounting for one platform does not change the meaning of the name for others.
     """
-    from unionmount.cli.open_image import progress_line
     from unionmount.images.image import SCRATCH
+
+    if location.kind == "docker-daemon":
+        return _from_daemon(settings.store(), location, platform, lease)
+    if location.kind not in ("stored", "registry") or location.path == SCRATCH:
+        return location
+    return _found_or_pulled(settings, options, location, policy, platform, lease)
+
+
+def _found_or_pulled(
+    settings: Settings,
+    options: RegistryOptions,
+    location: Location,
+    policy: Policy,
+    platform: Platform | None,
+    lease: Lease,
+) -> Location:
+    """Do the work of ``find_or_pull`` for a name."""
+    from unionmount.cli.open_image import progress_line
     from unionmount.sources import looks_like_file, no_such_file
     from unionmount.transfer.load import find_stored
 
     store = settings.store()
-    if location.kind not in ("stored", "registry") or location.path == SCRATCH:
-        return location
     missing = None
     if policy != "always":
         try:
@@ -143,6 +149,21 @@ def find_or_pull(
     except (NotFoundError, RegistryError) as error:
         raise type(error)(f"{missing}; {error}" if missing else str(error)) from error
     return _meaning(store, str(ref), found)
+
+
+def _from_daemon(
+    store: Store, location: Location, platform: Platform | None, lease: Lease
+) -> Location:
+    """Return the location in the store of an image of a docker daemon, fetched if it is missing."""
+    from unionmount.cli.open_image import progress_line
+    from unionmount.sources import Location
+    from unionmount.transfer.load import keep_image
+
+    with progress_line() as progress:
+        found = keep_image(store, location, platform=platform, progress=progress, lease=lease)
+    if str(found.id) != location.path and store.has_image_named(location.path):
+        return _meaning(store, location.path, found)
+    return Location("stored", str(found.id))
 
 
 def _meaning(store: Store, name: str, image: StoredImage) -> Location:
@@ -256,11 +277,6 @@ async def _cancel_on_signal(
             scope.cancel()
 
 
-def without_transport(name: str) -> str:
-    """Return a name without ``docker://``."""
-    return name.removeprefix(DOCKER)
-
-
 def hint_at_default_tag(name: str, *, quiet: bool = False) -> None:
     """Tell the user that the tag is ``latest`` because the name has none."""
     reference = Reference.parse(name)
@@ -271,19 +287,3 @@ def hint_at_default_tag(name: str, *, quiet: bool = False) -> None:
             f"'unionmount tags {familiar}' lists the others",
             file=sys.stderr,
         )
-
-
-async def first_of(
-    registries: Registries, name: str, work: Callable[[Reference], Awaitable[T]]
-) -> T:
-    """Return the result of ``work`` for the first registry that has the image of a name."""
-    failures: list[UnionmountError] = []
-    for candidate in registries.candidates(name):
-        try:
-            return await work(candidate)
-        except (NotFoundError, RegistryError) as error:
-            failures.append(error)
-    if len(failures) == 1:
-        raise failures[0]
-    texts = "; ".join(str(one) for one in failures)
-    raise type(failures[-1])(f"'{printable(name)}': {texts}")

@@ -122,6 +122,7 @@ class Belief:
 class DirectoryLayer:
     """A layer that is a live directory, open as ``fd``.
 
+    ``removable``: another program may remove all of it; then everything in it fails with ESTALE.
     ``private``: nobody can mount anything below it (``private_directory``); then ``shown`` is open
     on the directory where others see it, for messages. ``hidden`` are at most two directories, by
     device and inode, that are not shown.
@@ -132,6 +133,7 @@ class DirectoryLayer:
     shown: int = 0
     belief: Belief = Belief()
     hidden: tuple[tuple[int, int], ...] = ()
+    removable: bool = False
 
 
 class Tree(LayerReader, prefix="um_tree"):
@@ -152,6 +154,7 @@ class Tree(LayerReader, prefix="um_tree"):
                 slot.flags = lib.UM_TREE_LAYER_TEMPORARY if layer.temporary else 0
             else:
                 slot.flags = lib.UM_TREE_LAYER_PRIVATE if layer.private else 0
+                slot.flags |= lib.UM_TREE_LAYER_REMOVABLE if layer.removable else 0
                 slot.shown_fd = layer.shown
                 slot.believes = flag_bits(layer.belief, "UM_BELIEVE_")
                 for number, (device, inode) in enumerate(layer.hidden):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
-from unionmount.errors import FormatError, LimitExceeded, SizeMismatch
+from unionmount.errors import FormatError
 from unionmount.extract.items import CopyItem, Piece
 from unionmount.formats.compression import MAGIC_SIZE, decompressor, sniff
+from unionmount.formats.tar_reader import ForwardStream, TarReader
 from unionmount.system.os_errors import naming
 from unionmount.system.text import printable
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from unionmount.system.files import FileRange
 
 _STEP = 1024 * 1024
-_MAX_HEADERS = 8 * 1024 * 1024  # bytes before the data of one member
-_MAX_GLOBAL = 1000  # headers for all members
 _NAME_MAX, _PATH_MAX = 255, 1024 * 1024
 _MAX_ID = 2**32 - 2
 _MAX_DEVICE = (2**12 - 1, 2**20 - 1)
@@ -42,11 +40,6 @@ _TYPES = {
     tarfile.FIFOTYPE: stat.S_IFIFO,
 }
 _XATTR, _ENCODED = "SCHILY.xattr.", "LIBARCHIVE.xattr."
-# tarfile means only its own errors to be raised; damaged numbers and maps raise these.
-_DAMAGED = (
-    *(tarfile.TarError, ValueError, OverflowError, IndexError, KeyError, EOFError, TypeError),
-    *(struct.error, RecursionError, AttributeError),
-)
 
 
 class TarSource:
@@ -54,51 +47,15 @@ class TarSource:
 
     def __init__(self, fd: int, what: str) -> None:
         self._what = what
-        self._stream = _Forward(_decompressed(fd, what), what)
+        self._reader = TarReader(_decompressed(fd, what), what)
 
     def items(self) -> Iterator[CopyItem]:
         """Yield the members; raise FormatError for a damaged or dangerous one."""
-        with self._opened() as tar:
-            while (member := self._next(tar)) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]
-                if (item := self._item(tar, member)) is not None:
-                    yield item
-        self._stream.drain()
+        for member in self._reader.members():
+            if (item := self._item(member)) is not None:
+                yield item
 
-    def _opened(self) -> tarfile.TarFile:
-        self._stream.begin_headers()
-        try:
-            return tarfile.TarFile(
-                fileobj=self._stream,  # type: ignore[arg-type]
-                encoding="utf-8",
-                errors="surrogateescape",
-            )
-        except _DAMAGED as error:
-            raise self._damaged(error) from None
-
-    def _next(self, tar: tarfile.TarFile) -> tarfile.TarInfo | None:
-        self._stream.begin_headers()
-        try:
-            member = tar.next()
-        except _DAMAGED as error:
-            raise self._damaged(error) from None
-        finally:
-            self._stream.end_headers()
-        # tarfile takes a header that is damaged for the end of the tar.
-        if member is None and self._stream.last not in (b"", bytes(tarfile.BLOCKSIZE)):
-            raise FormatError(f"{self._what}: damaged: a header of a member is not valid")
-        known = tar.pax_headers  # those for all members, which add up
-        if len(known) > _MAX_GLOBAL or sum(map(len, known.values())) > _MAX_HEADERS:
-            raise LimitExceeded(f"{self._what}: too many headers for all members")
-        return member
-
-    def _damaged(self, error: Exception) -> FormatError:
-        if isinstance(error, RecursionError):
-            return LimitExceeded(f"{self._what}: too many headers for one member")
-        reason = str(error) or type(error).__name__
-        return FormatError(f"{self._what}: not a tar, or a damaged one: {printable(reason)}")
-
-    def _item(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> CopyItem | None:
+    def _item(self, member: tarfile.TarInfo) -> CopyItem | None:
         """Return the item of a member; None for a directory that is the top."""
         path = self._path(member.name)
         if not path and member.isdir():
@@ -114,7 +71,7 @@ class TarSource:
         if b"\0" in target or (member.issym() and not target):
             raise FormatError(f"{self._shown(member)}: a symlink without a valid target")
         content = (
-            _TarContent(tar, member, self._stream) if kind == stat.S_IFREG and not link else None
+            _TarContent(member, self._reader.stream) if kind == stat.S_IFREG and not link else None
         )
         return CopyItem(
             path,
@@ -206,9 +163,8 @@ def _from_base64(text: str) -> bytes:
 class _TarContent:
     """The content of a member, which can be read until the next one."""
 
-    tar: tarfile.TarFile
     member: tarfile.TarInfo
-    stream: _Forward
+    stream: ForwardStream
 
     @property
     def range(self) -> FileRange | None:
@@ -233,86 +189,6 @@ class _TarContent:
                 offset += len(data)  # noqa: PLW2901
             at += size
             before = offset
-
-
-class _Forward:
-    """A stream of bytes as a file that is read forward; seeking back is an error.
-
-    Between ``begin_headers`` and ``end_headers`` a bounded number of bytes can be read.
-    """
-
-    def __init__(self, source: Iterator[bytes], what: str) -> None:
-        self._source = source
-        self._what = what
-        self._waiting = memoryview(b"")
-        self._at = 0
-        self._allowed: int | None = None
-        self.last = b""  # what the last call of read returned
-
-    def begin_headers(self) -> None:
-        """Bound what is read from now on."""
-        self._allowed = _MAX_HEADERS
-
-    def end_headers(self) -> None:
-        """Read without a bound."""
-        self._allowed = None
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._at
-
-    def seek(self, position: int, _whence: int = os.SEEK_SET) -> int:
-        """Skip to a position."""
-        if position < self._at:
-            raise FormatError(f"{self._what}: damaged: its members overlap")
-        while self._at < position and self._fill():
-            self._take(position - self._at)
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        """Read a header of tarfile's, fewer bytes only at the end."""
-        if size < 0 or (self._allowed is not None and size > self._allowed):
-            raise LimitExceeded(
-                f"{self._what}: more than {_MAX_HEADERS} bytes of headers for one member"
-            )
-        if self._allowed is not None:
-            self._allowed -= size
-        parts, missing = [], size
-        while missing and self._fill():
-            parts.append(self._take(missing))
-            missing -= len(parts[-1])
-        self.last = b"".join(parts)
-        return self.last
-
-    def pieces(self, size: int) -> Iterator[bytes]:
-        """Read exactly ``size`` bytes in pieces; raise SizeMismatch at the end."""
-        missing = size
-        while missing:
-            if not self._fill():
-                raise SizeMismatch(self._what, size, size - missing)
-            piece = self._take(min(missing, _STEP))
-            missing -= len(piece)
-            yield piece
-
-    def drain(self) -> None:
-        """Read to the end, so that a writer into a pipe can finish."""
-        self._waiting = memoryview(b"")
-        for _ in self._source:
-            pass
-
-    def _fill(self) -> bool:
-        """Have bytes waiting, unless the stream has ended."""
-        while not self._waiting:
-            piece = next(self._source, None)
-            if piece is None:
-                return False
-            self._waiting = memoryview(piece)
-        return True
-
-    def _take(self, most: int) -> bytes:
-        taken, self._waiting = bytes(self._waiting[:most]), self._waiting[most:]
-        self._at += len(taken)
-        return taken
 
 
 def _decompressed(fd: int, what: str) -> Iterator[bytes]:

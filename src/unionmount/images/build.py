@@ -85,6 +85,8 @@ def descriptor_row(
     }
     if descriptor.platform is not None:
         row["platform"] = _platform_row(descriptor.platform)
+    if descriptor.artifact_type:
+        row["artifactType"] = descriptor.artifact_type
     return row | ({"annotations": dict(annotations)} if annotations else {})
 
 

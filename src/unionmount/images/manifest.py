@@ -42,6 +42,7 @@ class Descriptor:
     size: int
     platform: Platform | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
+    artifact_type: str = ""  # of the manifest that it points to, if the descriptor names it
 
     @property
     def is_index(self) -> bool:
@@ -119,26 +120,38 @@ class ImageIndex:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The descriptors in a manifest or index of any kind: all that a copy of it needs."""
+    """The descriptors in a manifest or index of any kind: all that a copy of it needs.
+
+    ``subject`` is the manifest that this one is about, if it is a signature or the like.
+    ``artifact_type`` is what the document says, or the type of its config.
+    """
 
     media_type: str
     children: tuple[Descriptor, ...]
     blobs: tuple[Descriptor, ...]
+    subject: Descriptor | None = None
+    artifact_type: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, raw: bytes, what: str) -> Self:
         """Parse the manifest of an image or artifact, or an index."""
         document = parse_object(raw, what)
         _refuse_if_ambiguous(document)
+        about = document.object("subject", optional=True)
+        subject = _descriptor(about) if about.values else None
+        kind, annotations = document.string("artifactType", ""), document.annotations()
         if "manifests" in document.values:
             index = ImageIndex.parse(raw, what)
-            return cls(index.media_type, index.manifests, ())
+            return cls(index.media_type, index.manifests, (), subject, kind, annotations)
         if _is_artifact_manifest(document):
             blobs = tuple(map(_descriptor, document.objects("blobs", MAX_LAYERS)))
-            return cls(document.string("mediaType"), (), blobs)
+            return cls(document.string("mediaType"), (), blobs, subject, kind, annotations)
         document.schema_version()
         media_type = document.string("mediaType", OCI_MANIFEST)
-        return cls(media_type, (), (_descriptor(document.object("config")), *_layers(document)))
+        config = _descriptor(document.object("config"))
+        kind = kind or config.media_type
+        return cls(media_type, (), (config, *_layers(document)), subject, kind, annotations)
 
 
 def parse_manifest(raw: bytes, what: str) -> Manifest | ImageIndex:
@@ -201,4 +214,5 @@ def _descriptor(fields: Fields, untyped: str | None = None) -> Descriptor:
         fields.size("size"),
         platform_of(platform) if platform.values else None,
         fields.annotations(),
+        fields.string("artifactType", ""),
     )

@@ -22,6 +22,8 @@ FULL_NAME = "io.containerd.image.name"
 """The annotation with the full name, as Docker and containerd write it."""
 ATTESTATION = "vnd.docker.reference.type"
 """The annotation of a manifest that makes a statement about another one."""
+ATTESTATION_OF = "vnd.docker.reference.digest"
+"""The annotation with the digest of that other one."""
 
 _ARTIFACTS = {
     "application/vnd.cncf.helm.": "a Helm chart",

@@ -53,7 +53,12 @@ class OpenLayer:
 
 
 class OpenImage(Closing):
-    """An image with open layers, lowest first; owns them and the tree of them."""
+    """An image with open layers, lowest first; owns them and the tree of them.
+
+    ``is_unpacked``: the layers are directories of another tool (``mounting.unpacked``).
+    """
+
+    is_unpacked = False
 
     def __init__(self, image: ImageDocuments, name: str, layers: tuple[OpenLayer, ...]) -> None:
         self.image = image
@@ -96,6 +101,19 @@ class OpenImage(Closing):
                 layer.close_index()
         return tuple(self._indexes)
 
+    @property
+    def layer_bytes(self) -> list[int]:
+        """The bytes of the files in each layer, lowest first."""
+        return [index.info.file_bytes for index in self.indexes]
+
+    def require_indexes(self) -> None:
+        """Raise UsageError if the layers have no indexes, so that their tars are not known."""
+
+    @property
+    def lowers(self) -> str:
+        """The name of these layers for an upper (``UpperPlan.lowers``)."""
+        return f"layers:{self.image.chain_id}"
+
     def _open_index(self, layer: OpenLayer) -> core.Index:
         return core.Index(layer.index_fd, f"{self.name}: index of layer {layer.diff_id}")
 
@@ -114,10 +132,7 @@ class OpenImage(Closing):
                 core.TreeLayer(index, layer.data_fd, layer.offset, layer.length)
                 for index, layer in zip(self.indexes, self.layers, strict=True)
             ]
-            if self._scaffold is not None and self._scaffold_index is not None:
-                top = self._scaffold
-                place = (top.data_fd, top.offset, top.length)
-                layers.append(core.TreeLayer(self._scaffold_index, *place, temporary=True))
+            layers += self._scaffold_layers()
             try:
                 self._tree = core.Tree(layers)
             except OSError as error:
@@ -127,6 +142,12 @@ class OpenImage(Closing):
                     f"{self.name}: the index of a layer is damaged; 'unionmount check' finds it"
                 ) from None
         return self._tree
+
+    def _scaffold_layers(self) -> list[core.TreeLayer]:
+        top, index = self._scaffold, self._scaffold_index
+        if top is None or index is None:
+            return []
+        return [core.TreeLayer(index, top.data_fd, top.offset, top.length, temporary=True)]
 
     def close(self) -> None:
         """Close tree, indexes and descriptors, in this order; a second call does nothing."""

@@ -116,6 +116,11 @@ class Reference:
         return self.name + self._suffix()
 
 
+def is_tag(text: str) -> bool:
+    """Return whether a text can be a tag."""
+    return _TAG.fullmatch(text) is not None
+
+
 def _split_tag(text: str) -> tuple[str, str | None]:
     """Split off ``:tag``; a colon before the last slash belongs to a port."""
     head, colon, tag = text.rpartition(":")

@@ -61,13 +61,19 @@ class OpenDirectories(Closing):
         leads: bool = True,
         override_stat: OverrideStat = OverrideStat.OWN,
         hidden: Sequence[Path] = (),
+        no_user_marks: bool = False,
+        removable: bool = False,
     ) -> None:
         """Open ``paths``, absolute and lowest first; an OSError names the path it is about.
 
         Without ``leads``, redirects and metacopies are not followed, like with ``userxattr`` in the
         kernel. ``override_stat`` says which attributes of this kind are believed. The layers hide
-        ``hidden``, the directories that take the changes, if they contain them.
+        ``hidden``, the directories that take the changes, if they contain them. ``no_user_marks``:
+        names below ``user.overlay.`` are no marks, as they are none for root's overlayfs.
+        ``removable``: another program owns the directories, and may remove them.
         """
+        self._no_user_marks = no_user_marks
+        self._removable = removable
         self._hidden = tuple((status.st_dev, status.st_ino) for status in map(Path.stat, hidden))
         self.name = name
         self._leads = leads
@@ -85,16 +91,19 @@ class OpenDirectories(Closing):
     def tree(self) -> core.Tree:
         """Return the directories as one tree: the same object at every call, closed with this."""
         if self._tree is None:
-            self._tree = core.Tree(
-                [
-                    core.DirectoryLayer(
-                        *(layer.fd, layer.private, layer.shown, self._belief_in(layer)),
-                        hidden=self._hidden,
-                    )
-                    for layer in self.layers
-                ]
-            )
+            self._tree = core.Tree(self.for_tree())
         return self._tree
+
+    def for_tree(self) -> list[core.DirectoryLayer]:
+        """Return the layers for a tree that somebody else owns and closes before this."""
+        return [
+            core.DirectoryLayer(
+                *(layer.fd, layer.private, layer.shown, self._belief_in(layer)),
+                hidden=self._hidden,
+                removable=self._removable,
+            )
+            for layer in self.layers
+        ]
 
     def _belief_in(self, layer: OpenDirectory) -> core.Belief:
         """Return the marks in a directory that are believed."""
@@ -109,7 +118,7 @@ class OpenDirectories(Closing):
             stat_fuse=name is StatName.FUSE,
             stat_security=name is StatName.SECURITY,
             closed=layer.closed,
-            no_user=layer.namespace == "trusted",
+            no_user=self._no_user_marks or layer.namespace == "trusted",
         )
 
     def close(self) -> None:

@@ -44,6 +44,8 @@ class LiveMount:
         # The root is held open, so that nobody unmounts it before it was seen to answer.
         self._root: int | None = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.unique = unique_id(mountpoint)  # now: it does not show where the daemon goes
+        # Unmounts for a daemon in a user namespace: with the device, and whether it has ended.
+        self.outside: Callable[[str, bool], None] | None = None
         self.left: LeftNamespace | None = None  # the namespace of the mount, if the daemon left it
         self.given_up = False  # whether the daemon ends, even if mounts remain
         self.ended = False
@@ -71,21 +73,28 @@ class LiveMount:
 
     def unmount(self) -> None:
         """Unmount the file system everywhere; its users keep their open files."""
-        if self.left is None:
+        if self.outside is not None:
+            self.outside(self.device, self.ended)
+        elif self.left is None:
             self._unmount_here()
         else:
             self.left.run(self._unmount_here)
 
     def _unmount_here(self) -> None:
-        for place in mountpoints_of(self.device):
-            if self.ended and not _is_dead(place):
-                continue  # another file system
-            try:
-                note = unmount_fuse(place)
-            except BusyError:
-                note = unmount_fuse(place, lazy=True)
-            if note:
-                log.warning("%s", note)
+        unmount_device(self.device, ended=self.ended)
+
+
+def unmount_device(device: str, *, ended: bool) -> None:
+    """Unmount what has a device, everywhere; ``ended``: only if it has lost its server."""
+    for place in mountpoints_of(device):
+        if ended and not _is_dead(place):
+            continue  # another file system
+        try:
+            note = unmount_fuse(place)
+        except BusyError:
+            note = unmount_fuse(place, lazy=True)
+        if note:
+            log.warning("%s", note)
 
 
 def _is_dead(mountpoint: Path) -> bool:

@@ -61,6 +61,7 @@ class Record:
     image_id: str = ""  # empty for a mount of directories
     layers: int = 0  # the number of layers that are shown; 0 for all
     options: str = ""  # that mount(8) gave about the image, as mount.unionmount reads them
+    hold: str = ""  # what keeps the image in the store of another tool
     mount: int = 0  # the unique ID of the mount; 0 if the kernel knows none
 
     @classmethod

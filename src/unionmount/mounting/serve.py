@@ -51,8 +51,11 @@ from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.images.opened import OpenImage
+    from unionmount.mounting.keeper import Keeper
     from unionmount.mounting.late_import import ServePython
+    from unionmount.mounting.unpacked import UnpackedImage
     from unionmount.store.leases import Lease
+    from unionmount.system.id_map import NamespaceIds
 
 log = logging.getLogger(__name__)
 
@@ -116,12 +119,14 @@ def run_mount(
         let_terminate()
     with (
         _signals_held(),
-        request.lease or nullcontext(),  # released last
+        _kept(layers) as keeper,
+        request.lease or nullcontext(),  # released last, but for the hold
         _recorded(layers, request) as held,
         _shown(layers, request) as shown,
     ):
         server = _Server(shown, request)
         with _mounted(held.record.path, source, request) as (mount, connection):
+            _enter(layers, mount, keeper)
             held.update(device=mount.device, mount=mount.unique)
             if request.until is not None:
                 end_with(request.until)
@@ -161,7 +166,9 @@ def _opened_upper(
     layers: OpenImage | OpenDirectories, plan: UpperPlan, *, promises: bool, counted: Counted
 ) -> Iterator[OpenUpper]:
     """Open the upper on the layers; at the end, sync and close it."""
-    directories = layers.paths if isinstance(layers, OpenDirectories) else ()
+    unpacked = _unpacked(layers)
+    has_paths = layers if isinstance(layers, OpenDirectories) else unpacked
+    directories = () if has_paths is None else has_paths.paths
     upper = open_upper(plan, layers.tree(), directories, promises=promises, counted=counted)
     try:
         yield upper
@@ -197,6 +204,10 @@ def _facts(layers: OpenImage | OpenDirectories) -> ImageFacts:
         # It is unknown which files have ACLs, so the kernel has to ask.
         paths = tuple(os.fsdecode(path) for path in layers.paths)
         return ImageFacts(paths, 0, 0, has_acls=True, directory=layers.layers[-1].fd)
+    if (unpacked := _unpacked(layers)) is not None:
+        names = unpacked.layer_names + ["scaffold"] * layers.has_scaffold
+        # As above; what the tool recorded of sizes is that of tars.
+        return ImageFacts(tuple(names), 0, 0, has_acls=True, directory=unpacked.descriptor)
     infos = [index.info for index in layers.indexes]
     names = [str(layer.diff_id) for layer in layers.layers]
     return ImageFacts(
@@ -205,6 +216,53 @@ def _facts(layers: OpenImage | OpenDirectories) -> ImageFacts:
         inodes=sum(info.inodes for info in infos),
         has_acls=any(info.acls for info in infos),
     )
+
+
+def _unpacked(layers: OpenImage | OpenDirectories) -> UnpackedImage | None:
+    """Return an image whose layers are directories of another tool; None for all others."""
+    if isinstance(layers, OpenDirectories) or not layers.is_unpacked:
+        return None
+    from unionmount.mounting.unpacked import UnpackedImage  # noqa: PLC0415 - others do without
+
+    assert isinstance(layers, UnpackedImage)
+    return layers
+
+
+@contextmanager
+def _kept(layers: OpenImage | OpenDirectories) -> Iterator[Keeper | None]:
+    """Have a keeper for an image of another tool, as long as the mount lives."""
+    unpacked = _unpacked(layers)
+    if unpacked is None or (unpacked.hold is None and unpacked.ids is None):
+        yield None
+        return
+    from unionmount.mounting.keeper import kept  # noqa: PLC0415 - others do without
+
+    with kept(unpacked.hold) as keeper:
+        yield keeper
+
+
+def _enter(layers: OpenImage | OpenDirectories, mount: LiveMount, keeper: Keeper | None) -> None:
+    """Go where the files of another tool's image can be read, and watch them.
+
+    If they belong to a user namespace, this process enters it and sees the IDs of the image. The
+    mount is outside, where the keeper unmounts it.
+    """
+    unpacked = _unpacked(layers)
+    if unpacked is None:
+        return
+    from unionmount.mounting.removals import watch  # noqa: PLC0415 - others do without
+
+    if unpacked.ids is not None and os.geteuid():  # root is in the namespace already, as in run
+        _enter_users(unpacked.ids, mount, keeper)
+    watch(unpacked.paths, unpacked.name)
+
+
+def _enter_users(ids: NamespaceIds, mount: LiveMount, keeper: Keeper | None) -> None:
+    from unionmount.system.user_namespace import enter_users  # noqa: PLC0415 - others do without
+
+    enter_users(ids)
+    assert keeper is not None, "it is made for them"
+    mount.outside = keeper.unmount
 
 
 @contextmanager
@@ -243,7 +301,9 @@ def _recorded(layers: OpenImage | OpenDirectories, request: MountRequest) -> Ite
         image_id="" if isinstance(layers, OpenDirectories) else str(layers.image.id),
         layers=len(layers.layers),
     )
-    record = replace(record, options=request.said)
+    unpacked = _unpacked(layers)
+    held_by = str(unpacked.hold) if unpacked is not None and unpacked.hold is not None else ""
+    record = replace(record, options=request.said, hold=held_by)
     with table.held(record) as held, _logged(table, record, request):
         if record.automatic:
             made = table.make_mountpoint(record, private=request.private)

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from unionmount import core
 from unionmount.errors import MountError
@@ -39,6 +39,9 @@ from unionmount.system.os_errors import raising
 from unionmount.system.sha256 import sha256
 from unionmount.system.text import printable
 from unionmount.system.trust import OverrideStat, has_identity, is_ours, is_own, reads_trusted
+
+if TYPE_CHECKING:
+    from unionmount.system.id_map import NamespaceIds
 
 _LOWERS = "overlay.unionmount.lowers"
 _PROBE = "overlay.unionmount.probe"
@@ -87,6 +90,7 @@ class UpperPlan:
     root_mode: int | None = (
         None  # the mode that the root of the mount shows if there is no root below
     )
+    ids: NamespaceIds | None = None  # of the user namespace that the daemon enters later
     ended: Callable[[], None] | None = None  # called when everything is closed
 
 
@@ -506,17 +510,17 @@ def _begin_root(plan: UpperPlan, tree: core.Tree, upper: core.Upper) -> None:
     """Set the attributes that the root of a new upper shows."""
     with suppress(PermissionError):  # as above
         if plan.adopt_root:
-            _adopt_root(tree, upper)
+            # Root is in the namespace already.
+            _adopt_root(tree, upper, plan.ids if os.geteuid() else None)
         elif plan.root_mode is not None:
             upper.setattr(core.ROOT, core.SetAttr(mode=plan.root_mode))
 
 
-def _adopt_root(tree: core.Tree, upper: core.Upper) -> None:
-    """Give the root the attributes of the root below."""
+def _adopt_root(tree: core.Tree, upper: core.Upper, ids: NamespaceIds | None) -> None:
+    """Give the root the attributes of the root below, whose owner is seen in the namespace."""
     below = tree.getattr(core.ROOT)
-    upper.setattr(
-        core.ROOT, core.SetAttr(mode=stat.S_IMODE(below.mode), uid=below.uid, gid=below.gid)
-    )
+    uid, gid = (below.uid, below.gid) if ids is None else ids.inside(below.uid, below.gid)
+    upper.setattr(core.ROOT, core.SetAttr(mode=stat.S_IMODE(below.mode), uid=uid, gid=gid))
     names = tree.listxattr(core.ROOT)
     for name in _ACLS:
         if name not in names:  # inherited

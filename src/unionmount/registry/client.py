@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,11 +40,20 @@ from unionmount.registry.credentials import Credentials
 from unionmount.registry.http import Http, host_of, read_body
 from unionmount.registry.limits import RegistryLimits
 from unionmount.registry.links import next_link
+from unionmount.registry.redaction import shown_url
+from unionmount.registry.referrers import (
+    MAX_REFERRERS,
+    NO_REFERRERS_API,
+    PreconditionFailed,
+    etag_of,
+    referrers_of,
+)
 from unionmount.registry.registries_conf import Endpoint, Registries
 from unionmount.registry.search import SearchResult, matching, parse_results
 from unionmount.registry.session import RegistryCall, Session
 from unionmount.registry.tls import Trust
 from unionmount.registry.tokens import Authorizer
+from unionmount.registry.url_download import UrlFiles
 from unionmount.system.text import printable
 
 T = TypeVar("T")
@@ -52,6 +61,7 @@ T = TypeVar("T")
 _ACCEPTED = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST))
 _HUB_SEARCH = "index.docker.io"
 _PAGE = 1000
+_CONDITIONS = {"if-match", "if-none-match"}
 _MEDIA_TYPE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]*/[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]*")
 
 
@@ -62,6 +72,7 @@ class FetchedManifest:
     raw: bytes = field(repr=False)
     digest: Digest
     media_type: str
+    etag: str = ""  # names this version of what a tag leads to, if the registry says so
 
 
 class RegistryClient:
@@ -87,6 +98,7 @@ class RegistryClient:
         self._http = Http(trust, limits, debug)
         authorizer = Authorizer(credentials, self._http, limits, debug)
         self._session = Session(self._http, authorizer, limits, debug, tls_verify)
+        self._files = UrlFiles(self._http, limits, debug, tls_verify)
 
     async def __aenter__(self) -> Self:
         return self
@@ -125,6 +137,30 @@ class RegistryClient:
         async with aclosing(stream.chunks()) as chunks:
             yield chunks
 
+    def place_of(self, ref: Reference) -> Reference:
+        """Return the name of an image where its manifest came from: a mirror has its own."""
+        return self._endpoints(ref)[0].reference
+
+    async def manifest_beside(self, ref: Reference, tag: str) -> FetchedManifest:
+        """Fetch the manifest of another tag, only from where that of ``ref`` came from."""
+        endpoint = self._endpoints(ref)[0]
+        there = replace(endpoint.reference, tag=tag, digest=None)
+        asked = replace(ref, tag=tag, digest=None)
+        return await self._manifest(replace(endpoint, reference=there), asked)
+
+    async def small_file(self, url: str, limit: int) -> bytes:
+        """Fetch a file of at most ``limit`` bytes, which prove themselves: plain HTTP is allowed.
+
+        Raise NotFoundError if it does not exist. No credentials are sent.
+        """
+        data = bytearray()
+        async with aclosing(self._files.file(url, verified=True).chunks()) as chunks:
+            async for chunk in chunks:
+                data += chunk
+                if len(data) > limit:
+                    raise LimitExceeded(f"{shown_url(url)}: larger than {limit} bytes")
+        return bytes(data)
+
     async def has_blob(self, ref: Reference, digest: Digest) -> bool:
         """Return whether the repository to push to has a blob."""
         endpoint = self._target(ref)
@@ -132,7 +168,13 @@ class RegistryClient:
         call = RegistryCall(
             "HEAD", path, f"{ref}: {digest}", push_scopes(endpoint.repository), (200, 404)
         )
-        return await self._session.answer(endpoint, call, _is_there)
+
+        async def read(response: httpx2.Response) -> bool:
+            # Its end has to be read, or the connection is closed and not used again.
+            await read_body(response, 0, call.what, self._session.limits)
+            return response.status_code == 200
+
+        return await self._session.answer(endpoint, call, read)
 
     async def mount_blob(self, ref: Reference, digest: Digest, source_repository: str) -> bool:
         """Mount a blob from another repository of the registry; return whether that succeeded."""
@@ -176,6 +218,80 @@ class RegistryClient:
 
     async def put_manifest(self, ref: Reference, raw: bytes, media_type: str) -> Digest:
         """Upload a manifest or index under the tag or digest of ``ref``."""
+        return (await self._put(ref, raw, {"content-type": media_type}))[0]
+
+    async def put_referrer(self, ref: Reference, raw: bytes, media_type: str) -> bool:
+        """Upload a manifest with a subject; return whether the registry lists it as a referrer."""
+        return (await self._put(ref, raw, {"content-type": media_type}))[1]
+
+    async def replace_manifest(
+        self, ref: Reference, raw: bytes, media_type: str, known: FetchedManifest | None
+    ) -> bool:
+        """Upload a manifest unless its tag leads to something else than the ``known`` one.
+
+        Return False if it does. A registry without conditional requests always replaces it.
+        """
+        headers = {"content-type": media_type}
+        if known is None:
+            headers["if-none-match"] = "*"
+        elif known.etag:
+            headers["if-match"] = known.etag
+        try:
+            await self._put(ref, raw, headers)
+        except PreconditionFailed:
+            return False
+        return True
+
+    async def target_manifest(self, ref: Reference) -> FetchedManifest | None:
+        """Fetch a manifest of the repository to push to, never from a mirror; None if missing."""
+        try:
+            return await self._manifest(self._target(ref), ref)
+        except NotFoundError:
+            return None
+
+    async def digest(self, ref: Reference) -> Digest | None:
+        """Return the digest that a tag leads to; None if the registry does not say it in short."""
+        return await self._anywhere(ref, lambda endpoint: self._digest(endpoint, ref))
+
+    async def target_digest(self, ref: Reference) -> Digest | None:
+        """Return what a tag or digest leads to in the repository to push to.
+
+        None if it is missing, or if the registry does not say: many refuse to talk about a
+        repository that does not exist yet.
+        """
+        endpoint = self._target(ref)
+        try:
+            return await self._digest(endpoint, ref, push_scopes(endpoint.repository))
+        except (NotFoundError, NotAuthorized):
+            return None
+
+    async def referrers(
+        self, ref: Reference, digest: Digest, artifact_type: str = "", *, target: bool = False
+    ) -> list[Descriptor] | None:
+        """Return the referrers that the registry lists; None if it has no API for them.
+
+        With ``artifact_type``, a registry that can filter leaves others out. ``target`` asks the
+        repository to push to. A mirror counts only if it lists any, since mirrors may have images
+        without what is about them.
+        """
+        endpoints = [self._target(ref)] if target else self._registries.endpoints(ref)
+        for endpoint in endpoints[:-1]:
+            try:
+                found = await self._referrers(endpoint, ref, digest, artifact_type)
+            except (RegistryError, NotFoundError, FormatError) as error:
+                self._session.debug(f"  {endpoint.host}: {error}")
+                continue
+            if found:
+                return found
+        return await self._referrers(endpoints[-1], ref, digest, artifact_type)
+
+    def has_mirrors(self, ref: Reference) -> bool:
+        """Return whether an image is looked for in several places."""
+        return len(self._registries.endpoints(ref)) > 1
+
+    async def _put(
+        self, ref: Reference, raw: bytes, headers: Mapping[str, str]
+    ) -> tuple[Digest, bool]:
         endpoint = self._target(ref)
         digest = Digest.of(raw, ref.digest.algorithm if ref.digest is not None else "sha256")
         if ref.digest is not None and ref.tag is None and ref.digest != digest:
@@ -186,16 +302,18 @@ class RegistryClient:
             f"/v2/{endpoint.repository}/manifests/{name}",
             f"{ref}: manifest",
             push_scopes(endpoint.repository),
-            (201, 200, 202),
-            {"content-type": media_type},
+            (201, 200, 202, *((412,) if headers.keys() & _CONDITIONS else ())),
+            headers,
             raw,
         )
 
-        async def read(response: httpx2.Response) -> None:
+        async def read(response: httpx2.Response) -> bool:
+            if response.status_code == 412:
+                raise PreconditionFailed(f"{ref}: changed meanwhile")
             check_named(response, digest, f"{ref}: manifest")
+            return bool(response.headers.get("oci-subject", ""))
 
-        await self._session.answer(endpoint, call, read)
-        return digest
+        return digest, await self._session.answer(endpoint, call, read)
 
     async def tags(self, ref: Reference) -> list[str]:
         """Return all tags of a repository, in the registry's order."""
@@ -215,6 +333,40 @@ class RegistryClient:
         await self._session.answer(endpoint, call, _done)
 
     # Below: one endpoint each.
+
+    async def _digest(
+        self, endpoint: Endpoint, ref: Reference, scopes: tuple[str, ...] = ()
+    ) -> Digest | None:
+        name = endpoint.reference.digest or endpoint.reference.with_default_tag().tag
+        what = f"{ref}: manifest"
+        call = self._read(endpoint, f"manifests/{name}", what, {"accept": _ACCEPTED})
+
+        async def read(response: httpx2.Response) -> Digest | None:
+            await read_body(response, 0, what, self._session.limits)
+            if response.status_code == 404:
+                raise NotFoundError(f"{what}: {host_of(response)} answers 404")
+            named = response.headers.get("docker-content-digest")
+            return _digest_of_header(named, what) if named else None
+
+        head = replace(call, method="HEAD", scopes=scopes or call.scopes, expected=(200, 404))
+        return await self._session.answer(endpoint, head, read)
+
+    async def _referrers(
+        self, endpoint: Endpoint, ref: Reference, digest: Digest, artifact_type: str
+    ) -> list[Descriptor] | None:
+        what = f"{ref}: referrers of {digest}"
+        query = f"?{urlencode({'artifactType': artifact_type})}" if artifact_type else ""
+        first = self._read(endpoint, f"referrers/{digest}{query}", what, {"accept": OCI_INDEX})
+        call = replace(first, expected=(200, *NO_REFERRERS_API))
+        found: list[Descriptor] = []
+        async with aclosing(self._pages(endpoint, call, referrers_of)) as pages:
+            async for page in pages:
+                if page is None:
+                    return None
+                found += page
+                if len(found) > MAX_REFERRERS:
+                    raise LimitExceeded(f"{what}: more than {MAX_REFERRERS}")
+        return found
 
     async def _manifest(self, endpoint: Endpoint, ref: Reference) -> FetchedManifest:
         name = endpoint.reference.digest or endpoint.reference.with_default_tag().tag
@@ -295,14 +447,31 @@ class RegistryClient:
         """Return a list that comes in pages."""
         limits = self._session.limits
         names: list[str] = []
+
+        def parse(_response: httpx2.Response, raw: bytes, what: str) -> list[str]:
+            return list(_strings(_load(raw, what), key, what))
+
+        async with aclosing(self._pages(endpoint, call, parse)) as pages:
+            async for page in pages:
+                names += page
+                if len(names) > limits.names:
+                    raise LimitExceeded(f"{call.what}: more than {limits.names} names")
+        return names
+
+    async def _pages(
+        self,
+        endpoint: Endpoint,
+        call: RegistryCall,
+        parse: Callable[[httpx2.Response, bytes, str], T],
+    ) -> AsyncGenerator[T, None]:
+        """Yield the pages of a list, as ``parse`` returns them from an answer and its body."""
+        limits = self._session.limits
         seen = {call.path}
         for _ in range(limits.pages):
-            page, following = await self._page(endpoint, call, key)
-            names += page
-            if len(names) > limits.names:
-                raise LimitExceeded(f"{call.what}: more than {limits.names} names")
+            page, following = await self._page(endpoint, call, parse)
+            yield page
             if following is None:
-                return names
+                return
             if following in seen:
                 raise RegistryError(f"{call.what}: {endpoint.host} sends the same page again")
             seen.add(following)
@@ -310,15 +479,18 @@ class RegistryClient:
         raise LimitExceeded(f"{call.what}: more than {limits.pages} pages")
 
     async def _page(
-        self, endpoint: Endpoint, call: RegistryCall, key: str
-    ) -> tuple[list[str], str | None]:
-        async def read(response: httpx2.Response) -> tuple[list[str], str | None]:
+        self,
+        endpoint: Endpoint,
+        call: RegistryCall,
+        parse: Callable[[httpx2.Response, bytes, str], T],
+    ) -> tuple[T, str | None]:
+        async def read(response: httpx2.Response) -> tuple[T, str | None]:
             raw = await read_body(response, MAX_DOCUMENT, call.what, self._session.limits)
             link = next_link(response.headers.get_list("link"), f"{call.what}: {host_of(response)}")
             following = None
             if link is not None:
                 following = self._session.url(endpoint, response, link)
-            return list(_strings(_load(raw, call.what), key, call.what)), following
+            return parse(response, raw, call.what), following
 
         return await self._session.answer(endpoint, call, read)
 
@@ -388,10 +560,6 @@ async def _done(_response: httpx2.Response) -> None:
     """Ignore the body, as only the status matters."""
 
 
-async def _is_there(response: httpx2.Response) -> bool:
-    return response.status_code == 200
-
-
 def _fetched(
     response: httpx2.Response, raw: bytes, wanted: Digest | None, what: str
 ) -> FetchedManifest:
@@ -406,7 +574,7 @@ def _fetched(
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in _ACCEPTED.split(", "):
         media_type = Contents.parse(raw, what).media_type
-    return FetchedManifest(raw, digest, media_type)
+    return FetchedManifest(raw, digest, media_type, etag_of(response))
 
 
 def _digest_of_header(value: str, what: str) -> Digest:

@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http.cookiejar import CookieJar
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import httpx2
 import trio
@@ -26,7 +26,6 @@ from unionmount.errors import LimitExceeded, RegistryError, TransferError, Usage
 from unionmount.registry.limits import RegistryLimits
 from unionmount.registry.redaction import shown_answer, shown_request, shown_url
 from unionmount.registry.retry import Transient
-from unionmount.registry.tls import Trust
 from unionmount.system.text import printable
 from unionmount.system.waiting import HOW_TO_WAIT
 
@@ -239,13 +238,32 @@ class _Waiting:
         return Transient(TransferError(f"{where}: {text} ({HOW_TO_WAIT})"))
 
 
-class Http:
-    """The connections of one command; closed by ``aclose``."""
+class TlsSettings(Protocol):
+    """The source of the TLS settings of hosts."""
 
-    def __init__(self, trust: Trust, limits: RegistryLimits, debug: Callable[[str], None]) -> None:
+    def context(
+        self, host: str, *, insecure: bool, bulk: bool = False, elsewhere: bool = False
+    ) -> ssl.SSLContext:
+        """Return the settings for ``HOST[:PORT]``; see ``Trust.context``."""
+
+
+class Http:
+    """The connections of one command; closed by ``aclose``.
+
+    With ``socket``, the path of a Unix socket, all requests go there, whatever host they name.
+    """
+
+    def __init__(
+        self,
+        trust: TlsSettings,
+        limits: RegistryLimits,
+        debug: Callable[[str], None],
+        socket: str | None = None,
+    ) -> None:
         self._trust = trust
         self._limits = limits
         self._debug = debug
+        self._socket = socket
         self._reached: set[str] = set()  # hosts that have answered
         self._clients: dict[tuple[ssl.SSLContext, bool], httpx2.AsyncClient] = {}
         _adjust_parser()
@@ -293,6 +311,8 @@ class Http:
             extensions={"trace": waiting.note},
         )
         where = f"{outgoing.what}: {host}" if outgoing.what else host
+        if self._socket is not None:  # which "what" names, as the host is only a word
+            where = outgoing.what or self._socket
         with translated(where, self._limits, reached=host in self._reached, waiting=waiting):
             response = None
             with waiting.again():
@@ -328,7 +348,9 @@ class Http:
         client = self._clients.get(key)
         if client is None:
             try:
-                client = _new_client(context, http2=not outgoing.bulk, proxies=not key[1])
+                client = _new_client(
+                    context, self._socket, http2=not outgoing.bulk, proxies=not key[1]
+                )
             except (ValueError, TypeError, ImportError, httpx2.InvalidURL):
                 # Its text may hold the proxy's password, and --debug shows causes.
                 raise UsageError(
@@ -339,14 +361,17 @@ class Http:
         return client
 
 
-def _new_client(context: ssl.SSLContext, *, http2: bool, proxies: bool) -> httpx2.AsyncClient:
+def _new_client(
+    context: ssl.SSLContext, socket: str | None, *, http2: bool, proxies: bool
+) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(
+        transport=None if socket is None else httpx2.AsyncHTTPTransport(verify=context, uds=socket),
         verify=context,
         http2=http2,
         headers={"user-agent": _AGENT, "accept-encoding": "identity"},
         cookies=_NoCookies(),
         follow_redirects=False,
-        trust_env=proxies,
+        trust_env=proxies and socket is None,
     )
 
 
@@ -476,7 +501,7 @@ def _failure(host: str, error: httpx2.HTTPError) -> Exception:
         return Transient(TransferError(f"{host}: {os.strerror(cause.errno or 0)}"))
     if isinstance(error, httpx2.UnsupportedProtocol | httpx2.LocalProtocolError):
         return RegistryError(f"{host}: {printable(str(error)[:200])}")
-    text = printable(str(error)[:200]) or type(error).__name__
+    text = printable(str(error)[:200]) or "the connection broke off"
     return Transient(TransferError(f"{host}: {text}"))
 
 

@@ -46,34 +46,20 @@ _LENGTH = re.compile(r"[0-9]{1,19}")
 _FILE_ENCODINGS = frozenset({"gzip", "x-gzip", "zstd", "xz", "bzip2", "x-bzip2"})
 
 
-class UrlClient:
-    """The connections of one download; an async context manager."""
+class UrlFiles:
+    """The files of any server by their URLs, over connections that are borrowed."""
 
     def __init__(
         self,
-        *,
-        tls_verify: bool | None = None,
-        debug: Callable[[str], None] | None = None,
-        cert_dir: Path | None = None,
-        environment: Mapping[str, str] | None = None,
-        limits: RegistryLimits | None = None,
+        http: Http,
+        limits: RegistryLimits,
+        debug: Callable[[str], None],
+        tls_verify: bool | None,
     ) -> None:
-        environment = os.environ if environment is None else environment
-        self.limits = limits or RegistryLimits.from_environment(environment)
-        self.debug = debug or (lambda _: None)
+        self.http = http
+        self.limits = limits
+        self.debug = debug
         self.tls_verify = tls_verify
-        self.http = Http(Trust(environment, directory=cert_dir), self.limits, self.debug)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.http.aclose()
 
     def file(self, url: str, *, verified: bool) -> UrlDownload:
         """Return the download of a URL; ``verified``: the caller knows the digest of the bytes.
@@ -97,10 +83,40 @@ class UrlClient:
         return UrlDownload(self, url, insecure=insecure, unprotected=insecure or verified)
 
 
+class UrlClient(UrlFiles):
+    """The connections of one download; an async context manager."""
+
+    def __init__(
+        self,
+        *,
+        tls_verify: bool | None = None,
+        debug: Callable[[str], None] | None = None,
+        cert_dir: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        limits: RegistryLimits | None = None,
+    ) -> None:
+        environment = os.environ if environment is None else environment
+        limits = limits or RegistryLimits.from_environment(environment)
+        debug = debug or (lambda _: None)
+        http = Http(Trust(environment, directory=cert_dir), limits, debug)
+        super().__init__(http, limits, debug, tls_verify)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.http.aclose()
+
+
 class UrlDownload:
     """The bytes behind one URL; ``total`` is their number, once it is known."""
 
-    def __init__(self, client: UrlClient, url: str, *, insecure: bool, unprotected: bool) -> None:
+    def __init__(self, client: UrlFiles, url: str, *, insecure: bool, unprotected: bool) -> None:
         self.what = shown_url(url)
         self.total: int | None = None
         self._client = client

@@ -2,10 +2,14 @@
 
 ::
 
-    docker-archive:FILE[:REF]   a tar as "docker save" and "podman save" make
+    docker-archive:FILE[:REF]   a tar as "docker save" and "podman save" make, or unpacked
     oci-archive:FILE[:REF]      an OCI image layout in a tar
     oci:DIR[:REF]               an OCI image layout, a directory
+    dir:DIR                     a directory as "skopeo copy" makes
+    docker-daemon:NAME          an image of a docker daemon, by its name or ID
     docker://NAME               an image of a registry
+    containers-storage:NAME     an image that podman or buildah has unpacked (also [STORE]NAME, @ID)
+    docker-overlay2:NAME        an image that docker has unpacked (also [ROOT]NAME, ID)
     PATH[:REF]                  one of these, recognised by its content
     PATH                        a tar with a root file system
     NAME or ID                  an image of the store
@@ -27,7 +31,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from unionmount.errors import InvalidReference, NotFoundError, UsageError
 from unionmount.images.image import SCRATCH
-from unionmount.images.reference import Reference, has_registry
+from unionmount.images.reference import Digest, Reference, has_registry
 from unionmount.system.closing import Closing
 from unionmount.system.nearest import did_you_mean, did_you_mean_file
 from unionmount.system.text import printable
@@ -37,11 +41,22 @@ if TYPE_CHECKING:
 
     from unionmount.images.image import ImageDocuments
     from unionmount.images.platform import Platform
-    from unionmount.images.reference import Digest
     from unionmount.store.in_place import FlatFacts
+    from unionmount.store.store import Store
     from unionmount.system.files import FileRange
 
-Kind = Literal["docker-archive", "oci-archive", "oci", "registry", "path", "stored"]
+Kind = Literal[
+    "docker-archive",
+    "oci-archive",
+    "oci",
+    "dir",
+    "docker-daemon",
+    "registry",
+    "containers-storage",
+    "docker-overlay2",
+    "path",
+    "stored",
+]
 
 STDIN = "-"
 
@@ -50,14 +65,27 @@ _TRANSPORTS: dict[str, Kind] = {
     "docker-archive": "docker-archive",
     "oci-archive": "oci-archive",
     "oci": "oci",
+    "dir": "dir",
+}
+_UNPACKED: dict[str, Kind] = {
+    "containers-storage": "containers-storage",
+    "docker-overlay2": "docker-overlay2",
 }
 _REGISTRY = "docker://"
+_DAEMON: Kind = "docker-daemon"
+_NAMED: dict[str, Kind] = {_DAEMON: _DAEMON, **_UNPACKED}
 _FILE = re.compile(r".*\.(?:tar|tgz|tbz2?|txz|tzst|oci|gz|bz2|xz|zst)", re.IGNORECASE | re.DOTALL)
 _HOST = re.compile(r"localhost|\[.*\]|.*:[0-9]+", re.DOTALL)
 _WORD = re.compile("[a-z-]+", re.IGNORECASE)  # a transport or a short name
 _DIGEST = re.compile(r"@sha(?:256|512):")
+# The files of a directory with an image; a web application may have a manifest.json, too.
+_IN_DIRECTORIES = (
+    ("index.json",),
+    ("manifest.json", "version"),
+    ("manifest.json", "repositories"),
+)
 _MAX_NEAR = 10_000  # names that are compared with a wrong one
-_FOREIGN = frozenset({"docker", "docker-daemon", "containers-storage", "dir", "ostree", "sif"})
+_FOREIGN = frozenset({"docker", "ostree", "sif"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +101,15 @@ class Location:
             self._prefix() + self.path + (f":{self.selector}" if self.selector else "")
         )
 
+    @property
+    def is_unpacked(self) -> bool:
+        """Whether another tool has the image, in directories that are used where they are."""
+        return self.kind in _UNPACKED
+
     def absolute(self) -> str:
         """Return the same SOURCE for a process with another working directory."""
-        if self.kind == "stored" or self.path == STDIN or self.kind == "registry":
+        is_name = self.kind in ("stored", "registry", _DAEMON) or self.is_unpacked
+        if is_name or self.path == STDIN:
             path = self.path
         else:
             path = os.path.abspath(self.path)  # noqa: PTH100 - does not resolve symlinks
@@ -84,7 +118,8 @@ class Location:
     def _prefix(self) -> str:
         if self.kind == "registry":
             return _REGISTRY
-        return f"{self.kind}:" if self.kind in _TRANSPORTS else ""
+        has_prefix = self.kind in _TRANSPORTS or self.kind == _DAEMON or self.is_unpacked
+        return f"{self.kind}:" if has_prefix else ""
 
     def _suffix(self) -> str:
         return f":{self.selector}" if self.selector else ""
@@ -96,7 +131,11 @@ class Location:
         if text.startswith(_REGISTRY):
             return cls("registry", text.removeprefix(_REGISTRY))
         if colon and transport in _TRANSPORTS:
-            return cls(_TRANSPORTS[transport], *_split_path(rest))
+            # A directory of skopeo's has no REF, so that all is the path
+            split = (_given(rest),) if transport == "dir" else _split_path(rest)
+            return cls(_TRANSPORTS[transport], *split)
+        if colon and transport in _NAMED:
+            return cls(_NAMED[transport], _named(transport, rest))
         if colon and (transport in _FOREIGN or rest.startswith("//")):
             raise _unknown_transport(transport)
         if not text:
@@ -119,6 +158,15 @@ class Location:
     def parse_target(cls, text: str) -> Self:
         """Parse a target; paths need a transport, and need not exist."""
         transport, colon, rest = text.partition(":")
+        if colon and transport == "dir":
+            return cls("dir", _given(rest))
+        if colon and transport == _DAEMON:
+            if rest.startswith("sha256:") or _DIGEST.search(rest):
+                raise UsageError(
+                    f"'{printable(text)}': a target needs a name without a digest, which the image "
+                    "has already"
+                )
+            return cls(_DAEMON, _daemon_name(rest))
         if colon and transport in _TRANSPORTS:
             path, _, selector = rest.partition(":")
             if not path or path == STDIN:
@@ -128,11 +176,16 @@ class Location:
             forms = ", ".join(f"{one}:" for one in _TRANSPORTS)
             raise UsageError(f"'{printable(text)}' needs a transport: {forms}")
         found = cls.parse(text)
+        if found.is_unpacked:
+            raise UsageError(
+                f"'{printable(text)}': the stores of other tools are only read; write an archive "
+                "for them, such as oci-archive:FILE"
+            )
         return found if found.kind == "registry" else cls("stored", text)
 
 
 def _unknown_transport(transport: str, more: str = "") -> UsageError:
-    known = [*_TRANSPORTS, _REGISTRY]
+    known = [*_TRANSPORTS, _DAEMON, *_UNPACKED, _REGISTRY]
     near = did_you_mean(transport, [name.rstrip(":") for name in known])
     hint = near or f"; use one of {', '.join(known)}{more}"
     return UsageError(f"unknown transport '{printable(transport)}'{hint}")
@@ -149,10 +202,35 @@ def _path_in_image(text: str) -> UsageError:
     )
 
 
+def _named(transport: str, name: str) -> str:
+    """Check the name or ID of an image that another tool has."""
+    if transport == _DAEMON:
+        return _daemon_name(name)
+    if not name:
+        raise UsageError(f"'{transport}:' names no image; write {transport}:NAME")
+    return name
+
+
+def _daemon_name(name: str) -> str:
+    """Check the name or ID of an image of a daemon; raise InvalidReference if it is neither."""
+    if not name:
+        raise UsageError(f"{_DAEMON}: needs the name or the ID of an image behind it")
+    if not name.startswith("sha256:"):
+        Reference.parse(name)
+        return name
+    Digest.parse(name, "the ID of an image")
+    return name
+
+
+def _given(path: str) -> str:
+    if not path:
+        raise UsageError("the path of the source is empty")
+    return path
+
+
 def _split_path(text: str) -> tuple[str, str]:
     """Split a path from its REF at the first colon before which a file exists."""
-    if not text:
-        raise UsageError("the path of the source is empty")
+    _given(text)
     if not _exists(text):
         parts = text.split(":")
         for i in range(1, len(parts)):
@@ -178,7 +256,9 @@ def _is_path(text: str) -> bool:
     if text == STDIN or text.startswith(("/", "./", "../")):
         return True
     if _is_directory(text):
-        return "/" in text or _exists(f"{text}/index.json")
+        return "/" in text or any(
+            all(_exists(f"{text}/{name}") for name in names) for names in _IN_DIRECTORIES
+        )
     return _exists(text) or os.path.islink(text)  # noqa: PTH114 - it may not be a valid path
 
 
@@ -211,7 +291,12 @@ def _is_name(text: str) -> bool:
 
 
 def refuse_file(name: str) -> None:
-    """Raise UsageError if the name for a registry is that of a file."""
+    """Raise UsageError if the name for a registry is that of a file, or of a daemon's image."""
+    if name.startswith(f"{_DAEMON}:"):
+        raise UsageError(
+            f"'{printable(name)}' is an image of a daemon; load it with "
+            f"'unionmount load {printable(name)}'"
+        )
     if name.startswith(("/", "./", "../")) or (looks_like_file(name) and _is_name(name)):
         raise UsageError(
             f"'{printable(name)}' looks like a file; load it with 'unionmount load -i FILE', "
@@ -292,19 +377,29 @@ class SourceImage:
     layers: tuple[LayerBlob, ...]
     made_up: bool
 
+    def exact(self, store: Store) -> ImageDocuments:
+        """Return the documents once a store has the layers; one that was made up has its sizes."""
+        if not self.made_up:
+            return self.image
+        config = self.image.config
+        sizes = [store.layer_info(diff_id).layer_size for diff_id in config.diff_ids]
+        return self.image.from_config(config, sizes, f"image {config.digest}")
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """An image of an archive; ``labels`` are the values of REF that select it.
 
     An archive may list an image once for each of its names: such entries have an equal ``same``,
-    which is empty if that is unknown.
+    which is empty if that is unknown. ``about_another`` entries are signatures and the like, which
+    only REF chooses.
     """
 
     number: int
     names: tuple[Reference, ...]
     labels: tuple[str, ...]
     same: tuple[Hashable, ...] = ()
+    about_another: bool = False
 
     def matches(self, selector: str) -> bool:
         """Return whether REF selects this image."""
@@ -371,7 +466,10 @@ def choose(entries: Sequence[Entry], selector: str, what: str) -> Entry:
 
     With REF, it has the names of the selected entries, otherwise all its names.
     """
-    found = distinct([entry for entry in entries if not selector or entry.matches(selector)])
+    own = [entry for entry in entries if not entry.about_another] or entries
+    found = distinct(
+        [entry for entry in entries if entry.matches(selector)] if selector else list(own)
+    )
     if len(found) == 1:
         return found[0]
     entries = distinct(entries)

@@ -1,10 +1,12 @@
-"""Images in a tar: the archives of "docker save", and OCI image layouts in a tar.
+"""Images in a tar or a directory: the archives of "docker save", and OCI image layouts.
 
 Nothing is unpacked. The core indexes the outer tar in memory, as it indexes layers, and its members
 are byte ranges of the file. Since version 25, Docker writes both forms into one archive; then the
 layout is read, because it has the digests, and ``manifest.json`` only adds names. Source of
 ``manifest.json``: the Docker Image Specification v1.2, "Combined Image JSON + Filesystem Changeset
 Format". Older archives have a symlink for each layer that several images share.
+
+An archive that somebody has unpacked is read in the same way, from its directory.
 """
 
 from __future__ import annotations
@@ -25,13 +27,14 @@ from unionmount.errors import (
     InvalidReference,
     LimitExceeded,
     NotFoundError,
+    UsageError,
 )
 from unionmount.images.config import MAX_LAYERS, Config
 from unionmount.images.image import ImageDocuments
 from unionmount.images.json_fields import load_json
 from unionmount.images.reference import Digest, Reference
 from unionmount.sources import Entry, ImageArchive, LayerBlob, SourceImage
-from unionmount.sources.layout import INDEX, MARKER, OciLayout, read_range
+from unionmount.sources.layout import INDEX, MARKER, DirectoryFiles, OciLayout, read_range
 from unionmount.system.files import FileIdentity, FileRange
 from unionmount.system.text import printable
 
@@ -194,7 +197,7 @@ def _fields(raw: bytes, damaged: str) -> set[str]:
     return set(document) if isinstance(document, dict) else set()
 
 
-def open_archive(files: TarFiles, kind: str, fallback_name: str) -> ImageArchive:
+def open_archive(files: Files, kind: str, fallback_name: str) -> ImageArchive:
     """Open the images in a tar; takes over ``files``, even if it fails."""
     try:
         return _recognise(files, kind, fallback_name)
@@ -203,7 +206,51 @@ def open_archive(files: TarFiles, kind: str, fallback_name: str) -> ImageArchive
         raise
 
 
-def _recognise(files: TarFiles, kind: str, fallback_name: str) -> ImageArchive:
+def open_directory(files: DirectoryFiles, kind: str, fallback_name: str) -> ImageArchive:
+    """Open the images in a directory; takes over ``files``, even if it fails.
+
+    For the kind "path", the content decides between a layout, an archive that was unpacked, and a
+    directory of skopeo's.
+    """
+    try:
+        if kind == "path":
+            kind = _kind_of_directory(files)
+        if kind == "dir":
+            from unionmount.sources.skopeo_dir import SkopeoDirectory  # noqa: PLC0415 - rare
+
+            return SkopeoDirectory(files)
+        if kind == "docker-archive":
+            _refuse_other_directory(files)
+            files.follow_links()
+            return _recognise(files, kind, fallback_name)
+        return OciLayout(files, fallback_name)
+    except BaseException:
+        files.close()
+        raise
+
+
+def _refuse_other_directory(files: Files) -> None:
+    if files.size(MANIFEST) is None and files.size(INDEX) is None:
+        raise UsageError(
+            f"{files.what}: is a directory, and no archive that was unpacked (it has no {MANIFEST})"
+        )
+
+
+def _kind_of_directory(files: Files) -> str:
+    raw = files.read(MANIFEST)
+    try:
+        document = None if raw is None else load_json(raw, f"{files.what}: {MANIFEST}")
+    except FormatError:
+        if files.size(INDEX) is None:
+            raise
+        return "oci"
+    if isinstance(document, list):  # Docker 25 and later write a layout beside it
+        return "docker-archive"
+    is_manifest = isinstance(document, dict) and "schemaVersion" in document
+    return "dir" if is_manifest and files.size(INDEX) is None else "oci"
+
+
+def _recognise(files: Files, kind: str, fallback_name: str) -> ImageArchive:
     raw = files.read(MANIFEST)
     items = _parse_items(raw, f"{files.what}: {MANIFEST}") if raw is not None else []
     if files.size(INDEX) is not None:

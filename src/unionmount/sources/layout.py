@@ -1,4 +1,4 @@
-"""OCI image layouts, in a directory or in a tar.
+"""Images whose blobs are files that are found by digest, and OCI image layouts among them.
 
 Source: OCI image-spec 1.1, ``image-layout.md``. Names: ``org.opencontainers.image.ref.name`` is a
 tag or a name; Docker and containerd write the full name as ``io.containerd.image.name``.
@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from unionmount.core import open_within
 from unionmount.errors import (
     FormatError,
     InvalidReference,
@@ -20,12 +23,13 @@ from unionmount.errors import (
 )
 from unionmount.images.image import ImageDocuments
 from unionmount.images.json_fields import MAX_DOCUMENT, load_json
-from unionmount.images.manifest import Descriptor, ImageIndex
+from unionmount.images.manifest import Contents, Descriptor, ImageIndex
 from unionmount.images.media_types import FULL_NAME, REF_NAME, is_encrypted
 from unionmount.images.reference import Digest, Reference
+from unionmount.images.referrers import Referrer, is_about_digest
 from unionmount.images.selection import run_selection, select
 from unionmount.sources import Entry, Files, ImageArchive, LayerBlob, SourceImage
-from unionmount.system.files import FileIdentity, FileRange, open_below
+from unionmount.system.files import FileIdentity, FileRange, not_regular, open_below
 from unionmount.system.os_errors import reason_of
 from unionmount.system.text import printable
 
@@ -41,27 +45,35 @@ MARKER = "oci-layout"
 
 
 class DirectoryFiles:
-    """Regular files below a directory, in whose paths no symlink is followed."""
+    """Regular files below a directory, in whose paths no symlink is followed by default."""
 
     def __init__(self, path: Path) -> None:
         self.what = printable(str(path))
+        self._links = False
         self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._open: dict[str, tuple[FileRange, FileIdentity]] = {}
+        self._opened: dict[str, tuple[FileRange, FileIdentity]] = {}
+
+    def follow_links(self) -> None:
+        """Follow symlinks from now on, as if the directory were the root directory.
+
+        So they lead nowhere else, and to the same files as in a tar of the directory.
+        """
+        self._links = True
 
     def find(self, path: str) -> FileRange | None:
         """Return the range of a whole file."""
-        if path not in self._open:
+        if path not in self._opened:
             fd = self._open_file(path)
             if fd is None:
                 return None
             identity = FileIdentity.of(fd)
-            self._open[path] = FileRange(fd, 0, identity.size), identity
-        return self._open[path][0]
+            self._opened[path] = FileRange(fd, 0, identity.size), identity
+        return self._opened[path][0]
 
     def size(self, path: str) -> int | None:
         """Return the size of a regular file; raise FormatError for any other."""
         try:
-            fd = open_below(self._root, path, self.what)
+            fd = self._open(path)
         except OSError:
             return None
         try:
@@ -82,7 +94,7 @@ class DirectoryFiles:
 
     def _open_file(self, path: str) -> int | None:
         try:
-            return open_below(self._root, path, self.what)
+            return self._open(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -91,14 +103,33 @@ class DirectoryFiles:
                 raise UnionmountError(f"{where}: {reason_of(error)}") from error
             raise FormatError(f"{where}: {os.strerror(error.errno or 0)}") from None
 
+    def _open(self, path: str) -> int:
+        """Open a regular file; raise NotRegular for any other, OSError if that is impossible."""
+        try:
+            name = os.fsencode(path)
+        except UnicodeEncodeError:
+            name = b"\0"
+        if b"\0" in name:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        if not self._links:
+            return open_below(self._root, path, self.what)
+        found = open_within(self._root, name, os.O_PATH, in_root=True)  # opens nothing, yet
+        try:
+            mode = os.fstat(found).st_mode
+            if not stat.S_ISREG(mode):
+                raise not_regular(f"{self.what}: '{printable(path)}'", mode)
+            return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            os.close(found)
+
     def check_unchanged(self) -> None:
         """Raise FormatError if an opened file has changed."""
-        for path, (found, identity) in self._open.items():
+        for path, (found, identity) in self._opened.items():
             identity.check(found.fd, f"{self.what}: '{printable(path)}'")
 
     def release(self) -> None:
         """Close all files."""
-        opened, self._open = self._open, {}
+        opened, self._opened = self._opened, {}
         for found, _ in opened.values():
             os.close(found.fd)
 
@@ -120,7 +151,81 @@ def read_range(data: FileRange, what: str) -> bytes:
     return raw
 
 
-class OciLayout(ImageArchive):
+class BlobArchive(ImageArchive):
+    """Images as they are transported: manifests and blobs, which are found by their digests."""
+
+    def __init__(self, files: Files, roots: Sequence[Descriptor]) -> None:
+        super().__init__(files)
+        roots = [one for one in roots if not one.is_attestation]
+        self._groups = _grouped([one for one in roots if one.is_manifest or one.is_index])
+
+    def entries(self) -> Sequence[Entry]:
+        """Return the images; manifests that differ in platform only are one image."""
+        return [Entry(number, (), ()) for number in range(len(self._groups))]
+
+    def _path(self, digest: Digest) -> str:
+        """Return the path of a manifest, index, config or layer."""
+        return f"blobs/{digest.algorithm}/{digest.hex}"
+
+    def image(self, entry: Entry, platform: Platform | None) -> SourceImage:
+        """Find the image of ``entry`` for a platform."""
+        selection = self._select(self._groups[entry.number], platform)
+        what = f"{self.what}: manifest {selection.manifest.digest}"
+        image = ImageDocuments.of(selection.manifest, selection.config, what)
+        layers = [
+            self._layer(descriptor, diff_id)
+            for descriptor, diff_id in zip(image.layers, image.diff_ids, strict=True)
+        ]
+        return SourceImage(image, tuple(layers), made_up=False)
+
+    def descriptors(self, entry: Entry) -> Sequence[Descriptor]:
+        """Return the descriptors of ``entry``: a manifest, an index, or one for each platform."""
+        return self._groups[entry.number]
+
+    def subjects(self) -> Sequence[Referrer]:
+        """Return the manifests that are about others and are listed beside them."""
+        return ()
+
+    def tagged(self, tag: str) -> Sequence[Descriptor]:  # noqa: ARG002
+        """Return the entries with a tag."""
+        return ()
+
+    def document(self, descriptor: Descriptor) -> bytes:
+        """Return a verified manifest, index or config."""
+        return self._fetch(descriptor)
+
+    def blob(self, descriptor: Descriptor) -> FileRange:
+        """Return the range of a blob, whose size is checked."""
+        what = f"{self.what}: blob {descriptor.digest}"
+        data = self._files.find(self._path(descriptor.digest))
+        if data is None:
+            raise FormatError(f"{what}: is missing")
+        if data.length != descriptor.size:
+            raise SizeMismatch(what, descriptor.size, data.length)
+        return data
+
+    def _select(self, group: Sequence[Descriptor], platform: Platform | None) -> Selection:
+        return run_selection(select(group, platform, self.what, self._has), self._fetch)
+
+    def _has(self, descriptor: Descriptor) -> bool:
+        return self._files.size(self._path(descriptor.digest)) is not None
+
+    def _fetch(self, descriptor: Descriptor) -> bytes:
+        """Read and verify a document."""
+        what = f"{self.what}: blob {descriptor.digest}"
+        raw = self._files.read(self._path(descriptor.digest))
+        if raw is None:
+            raise FormatError(f"{what}: is missing")
+        return descriptor.verify(raw, what)
+
+    def _layer(self, descriptor: Descriptor, diff_id: Digest) -> LayerBlob:
+        what = f"{self.what}: layer {descriptor.digest}"
+        if is_encrypted(descriptor.media_type):
+            raise FormatError(f"{what}: encrypted layers are not supported")
+        return LayerBlob(what, self.blob(descriptor), diff_id, descriptor.digest)
+
+
+class OciLayout(BlobArchive):
     """An OCI image layout."""
 
     def __init__(
@@ -129,25 +234,13 @@ class OciLayout(ImageArchive):
         fallback_name: str,
         names_by_config: Mapping[Digest, Sequence[Reference]] | None = None,
     ) -> None:
-        super().__init__(files)
         self._fallback_name = fallback_name
         self._names_by_config = names_by_config or {}
-        self._check_version()
-        index = ImageIndex.parse(self._read(INDEX), f"{self.what}: {INDEX}")
-        roots = [one for one in index.manifests if not one.is_attestation]
-        self._groups = _grouped([one for one in roots if one.is_manifest or one.is_index])
-
-    def _read(self, path: str) -> bytes:
-        raw = self._files.read(path)
-        if raw is None:
-            raise FormatError(f"{self.what}: {path} is missing; this is not an OCI image layout")
-        return raw
-
-    def _check_version(self) -> None:
-        marker = load_json(self._read(MARKER), f"{self.what}: {MARKER}")
-        version = marker.get("imageLayoutVersion") if isinstance(marker, dict) else None
-        if not isinstance(version, str) or not version.startswith("1."):
-            raise FormatError(f"{self.what}: {MARKER}: unknown version '{printable(str(version))}'")
+        self._about: list[Referrer] | None = None
+        _check_version(files)
+        index = ImageIndex.parse(_required(files, INDEX), f"{files.what}: {INDEX}")
+        self._rows = index.manifests
+        super().__init__(files, index.manifests)
 
     def entries(self) -> Sequence[Entry]:
         """Return the images of the index; manifests that differ in platform only are one image."""
@@ -173,7 +266,38 @@ class OciLayout(ImageArchive):
             names += others
             labels += tuple(name.familiar for name in others)
         same = tuple(sorted({one.digest for one in group}))
-        return Entry(number, tuple(dict.fromkeys(names)), labels, same)
+        about = len(self._groups) > 1 and self._is_about_another(group)
+        return Entry(number, tuple(dict.fromkeys(names)), labels, same, about)
+
+    def _is_about_another(self, group: Sequence[Descriptor]) -> bool:
+        """Return whether an entry is a signature or the like of another entry, or their list."""
+        if any(is_about_digest(label) for one in group for label in _labels(one)):
+            return True
+        referrers = {one.descriptor.digest for one in self.subjects()}
+        return all(one.digest in referrers and not _labels(one) for one in group)
+
+    def subjects(self) -> Sequence[Referrer]:
+        """See BlobArchive; each document is read once."""
+        if self._about is None:
+            self._about = [found for row in self._rows if (found := self._as_referrer(row))]
+        return self._about
+
+    def _as_referrer(self, row: Descriptor) -> Referrer | None:
+        if row.size > MAX_DOCUMENT or not self._has(row):
+            return None
+        try:
+            raw = self._fetch(row)
+            contents = Contents.parse(raw, f"{self.what}: manifest {row.digest}")
+        except FormatError:  # the error is raised where it is opened for itself
+            return None
+        if contents.subject is None:
+            return None
+        own = replace(row, annotations=contents.annotations, artifact_type=contents.artifact_type)
+        return Referrer(contents.subject.digest, own)
+
+    def tagged(self, tag: str) -> Sequence[Descriptor]:
+        """See BlobArchive."""
+        return [one for one in self._rows if one.annotations.get(REF_NAME) == tag]
 
     def _names(self, descriptor: Descriptor) -> list[Reference]:
         """Return the full names of a descriptor; a bare tag gets the name of the file."""
@@ -195,58 +319,19 @@ class OciLayout(ImageArchive):
             return ()
         return names.get(selection.config.digest, ())
 
-    def image(self, entry: Entry, platform: Platform | None) -> SourceImage:
-        """Find the image of ``entry`` for a platform."""
-        selection = self._select(self._groups[entry.number], platform)
-        what = f"{self.what}: manifest {selection.manifest.digest}"
-        image = ImageDocuments.of(selection.manifest, selection.config, what)
-        layers = [
-            self._layer(descriptor, diff_id)
-            for descriptor, diff_id in zip(image.layers, image.diff_ids, strict=True)
-        ]
-        return SourceImage(image, tuple(layers), made_up=False)
 
-    def descriptors(self, entry: Entry) -> Sequence[Descriptor]:
-        """Return the descriptors of ``entry``: a manifest, an index, or one for each platform."""
-        return self._groups[entry.number]
-
-    def document(self, descriptor: Descriptor) -> bytes:
-        """Return a verified manifest, index or config."""
-        return self._fetch(descriptor)
-
-    def blob(self, descriptor: Descriptor) -> FileRange:
-        """Return the range of a blob, whose size is checked."""
-        what = f"{self.what}: blob {descriptor.digest}"
-        data = self._files.find(_blob_path(descriptor.digest))
-        if data is None:
-            raise FormatError(f"{what}: is missing")
-        if data.length != descriptor.size:
-            raise SizeMismatch(what, descriptor.size, data.length)
-        return data
-
-    def _select(self, group: Sequence[Descriptor], platform: Platform | None) -> Selection:
-        return run_selection(select(group, platform, self.what, self._has), self._fetch)
-
-    def _has(self, descriptor: Descriptor) -> bool:
-        return self._files.size(_blob_path(descriptor.digest)) is not None
-
-    def _fetch(self, descriptor: Descriptor) -> bytes:
-        """Read and verify a document."""
-        what = f"{self.what}: blob {descriptor.digest}"
-        raw = self._files.read(_blob_path(descriptor.digest))
-        if raw is None:
-            raise FormatError(f"{what}: is missing")
-        return descriptor.verify(raw, what)
-
-    def _layer(self, descriptor: Descriptor, diff_id: Digest) -> LayerBlob:
-        what = f"{self.what}: layer {descriptor.digest}"
-        if is_encrypted(descriptor.media_type):
-            raise FormatError(f"{what}: encrypted layers are not supported")
-        return LayerBlob(what, self.blob(descriptor), diff_id, descriptor.digest)
+def _required(files: Files, path: str) -> bytes:
+    raw = files.read(path)
+    if raw is None:
+        raise FormatError(f"{files.what}: {path} is missing; this is not an OCI image layout")
+    return raw
 
 
-def _blob_path(digest: Digest) -> str:
-    return f"blobs/{digest.algorithm}/{digest.hex}"
+def _check_version(files: Files) -> None:
+    marker = load_json(_required(files, MARKER), f"{files.what}: {MARKER}")
+    version = marker.get("imageLayoutVersion") if isinstance(marker, dict) else None
+    if not isinstance(version, str) or not version.startswith("1."):
+        raise FormatError(f"{files.what}: {MARKER}: unknown version '{printable(str(version))}'")
 
 
 def _labels(descriptor: Descriptor) -> list[str]:

@@ -192,10 +192,12 @@ class StoreCheck:
         except StoreError:  # its documents are damaged or lost
             return f"{what} (perhaps)"
 
-    def _users(self) -> Iterator[tuple[str, StoredImage]]:
+    def _users(self, *, with_unpacked: bool = True) -> Iterator[tuple[str, StoredImage]]:
         for one in self.store.directory.images():
             yield f"image {printable(name_of(one))}", one
         for container in self._known_containers():
+            if container.image.unpacked and not with_unpacked:
+                continue  # its layers are in the store of another tool
             yield f"container '{container.name}'", container.image.stored
 
     def _known_containers(self) -> list[Container]:
@@ -212,7 +214,7 @@ class StoreCheck:
                 with _noting(damaged):
                     self.store.leases()
             with _noting(damaged):
-                for what, stored in self._users():
+                for what, stored in self._users(with_unpacked=False):
                     if self._concerns(stored.id):
                         found += self._missing(what, stored)
         yield from (Finding(str(error)) for error in damaged)

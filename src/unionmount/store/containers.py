@@ -65,6 +65,7 @@ class ContainerImage:
     name: str  # printable
     id: Digest
     manifest: Digest
+    unpacked: bool = False  # the layers are directories of another tool, so not in the store
 
     @property
     def stored(self) -> StoredImage:
@@ -315,6 +316,7 @@ def _write(staging: Staging, container: Container) -> None:
         "source": container.image.source,
         "id": str(container.image.id),
         "manifest": str(container.image.manifest),
+        "unpacked": container.image.unpacked,
         "created": container.created,
         "ephemeral": container.ephemeral,
     }
@@ -343,6 +345,7 @@ def _parse(path: Path, raw: bytes) -> Container:
             name=_text(document["image"]),
             id=Digest.parse(document["id"]),
             manifest=Digest.parse(document["manifest"]),
+            unpacked=document.get("unpacked") is True,
         )
         created, ephemeral = _text(document["created"]), document["ephemeral"] is True
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidReference):

@@ -149,7 +149,8 @@ class Expected:
 
     ``diff_id`` is None if the layer is being made. ``digest`` and ``size`` are those of the blob as
     it is transported, if they are known; ``what`` names the layer in messages. ``literal``: the tar
-    is a root file system, and is refused if it has names that are whiteouts in a layer.
+    is a root file system, and is refused if it has names that are whiteouts in a layer. ``among``
+    are the diff_ids that a layer may have if it is not known which of them it is.
     """
 
     diff_id: Digest | None
@@ -157,6 +158,7 @@ class Expected:
     digest: Digest | None = None
     size: int | None = None
     literal: bool = False
+    among: frozenset[Digest] | None = None
 
 
 Inspect = Callable[[int, FileRange], None]
@@ -253,6 +255,11 @@ class LayerImport(Closing):
         self._raise_failure()
         if self._expected.diff_id is not None:
             self._check("diff_id", self._expected.diff_id, self._diff_hash.hexdigest())
+        among = self._expected.among
+        if among is not None and self.diff_id not in among:
+            raise FormatError(
+                f"{self._expected.what}: is no layer of the image: its diff_id is {self.diff_id}"
+            )
         index = self._staging.create(INDEX_NAME)
         try:
             self._complete(index)

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 IDS_END = 2**32 - 1  # (uid_t)-1 is no ID
+NOBODY = 65534  # what a user namespace shows of an ID that it does not map
 
 
 class IdRange(NamedTuple):
@@ -15,6 +16,25 @@ class IdRange(NamedTuple):
     stored: int
     shown: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceIds:
+    """The maps of a user namespace: IDs inside are ``stored``, those outside ``shown``."""
+
+    users: tuple[IdRange, ...]
+    groups: tuple[IdRange, ...]
+
+    def inside(self, uid: int, gid: int) -> tuple[int, int]:
+        """Return what an owner that is seen outside is called inside; NOBODY if it has no name."""
+        return _inside(self.users, uid), _inside(self.groups, gid)
+
+
+def _inside(ranges: tuple[IdRange, ...], outer: int) -> int:
+    for one in ranges:
+        if one.shown <= outer < one.shown + one.size:
+            return one.stored + outer - one.shown
+    return NOBODY
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unionmount.errors import MountError
 from unionmount.system import libc
 from unionmount.system.text import printable
+
+if TYPE_CHECKING:
+    from unionmount.system.id_map import NamespaceIds
 
 _BOTH = libc.CLONE_NEWUSER | libc.CLONE_NEWNS
 _MAPS = ("uid_map", "gid_map")
@@ -60,6 +64,19 @@ def enter_mapped(users: str, groups: str) -> None:
 
     The maps are lines of user_namespaces(7) that newuidmap(1) and newgidmap(1) permit this user.
     """
+    _enter_mapped(users, groups, _BOTH)
+
+
+def enter_users(ids: NamespaceIds) -> None:
+    """Do the same for the users alone: this process stays in its mount namespace."""
+    users, groups = (
+        "\n".join(f"{one.stored} {one.shown} {one.size}" for one in ranges)
+        for ranges in (ids.users, ids.groups)
+    )
+    _enter_mapped(users, groups, libc.CLONE_NEWUSER)
+
+
+def _enter_mapped(users: str, groups: str, flags: int) -> None:
     to_child, from_parent = os.pipe2(os.O_CLOEXEC)
     told, teller = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
@@ -70,7 +87,7 @@ def enter_mapped(users: str, groups: str) -> None:
     os.close(to_child)
     os.close(teller)
     try:
-        _unshare()
+        _unshare(flags)
     finally:
         os.close(from_parent)  # the child goes on
         with open(told, "rb") as pipe:  # noqa: PTH123
@@ -99,9 +116,9 @@ def enter_alone() -> None:
         raise MountError(f"making a user namespace: {refusal(error.errno or 0)}") from None
 
 
-def _unshare() -> None:
+def _unshare(flags: int = _BOTH) -> None:
     try:
-        libc.call("unshare", _BOTH)
+        libc.call("unshare", flags)
     except OSError as error:
         raise MountError(f"making a user namespace: {refusal(error.errno or 0)}") from None
 

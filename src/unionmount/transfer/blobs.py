@@ -36,10 +36,13 @@ _STEP = 1024 * 1024  # bytes that are handed to another thread at once
 _LOOK_AGAIN = 0.05  # seconds between two looks at a task that another process works on
 
 
-async def in_parallel(items: Sequence[T], work: Callable[[T], Awaitable[bool]]) -> None:
-    """Run ``work`` on all items, several at a time and in order; repeat it while it returns False.
+async def in_parallel(
+    items: Sequence[T], work: Callable[[T], Awaitable[bool]], limit: int = _PARALLEL
+) -> None:
+    """Run ``work`` on all items in order, at most ``limit`` at a time.
 
-    The first error cancels all others, and is raised as it is.
+    It is repeated for an item while it returns False. The first error cancels all others, and is
+    raised as it is.
     """
     pending = deque(items)
     failures: list[Exception] = []
@@ -58,7 +61,7 @@ async def in_parallel(items: Sequence[T], work: Callable[[T], Awaitable[bool]]) 
                 await trio.sleep(_LOOK_AGAIN)
 
     async with trio.open_nursery() as nursery:
-        for _ in range(min(_PARALLEL, len(items))):
+        for _ in range(min(limit, len(items))):
             nursery.start_soon(worker, nursery.cancel_scope)
     if failures:
         raise failures[0]

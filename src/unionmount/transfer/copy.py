@@ -1,48 +1,47 @@
 """Copying an image from a registry, archive, layout or the store to any of these.
 
-Between registries and OCI layouts (also in a tar) everything stays as it is, to the last byte:
-manifests, and blobs as they are compressed; the store only buffers blobs. All other copies go
-through a store, like pull, load, save and push: a docker-archive has no manifest, and its layers
-are plain. It is converted in a temporary store.
+Between registries, OCI layouts (also in a tar) and directories of skopeo's ``dir:``, everything
+stays as it is, to the last byte: manifests, and blobs as they are compressed; the store only
+buffers blobs. All other copies go through a store, like pull, load, save and push: a docker-archive
+has no manifest, and its layers are plain. It is converted in a temporary store.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import trio
 
-from unionmount.errors import FormatError, UsageError
-from unionmount.images.manifest import Contents, Descriptor
-from unionmount.images.media_types import is_foreign
+from unionmount.errors import UsageError
 from unionmount.images.opened import OpenImage
-from unionmount.images.reference import Digest, Reference
-from unionmount.images.selection import run_selection_async, select
-from unionmount.sources import STDIN, Location, choose
-from unionmount.sources.layout import OciLayout
+from unionmount.images.reference import Reference
+from unionmount.sources import STDIN, Location
 from unionmount.store.layer_import import Progress
 from unionmount.store.store import Store, StoredImage
 from unionmount.transfer.blobs import (
     cancelling,
-    in_parallel,
 )
+from unionmount.transfer.copy_documents import Copied, DocumentOptions, copy_documents
+from unionmount.transfer.copy_list import ReferrerChoice
+from unionmount.transfer.daemon import DaemonOptions, fetch, find_fetched
 from unionmount.transfer.image_files import DirectoryWriter, TarWriter, new_directory, replaced_file
 from unionmount.transfer.load import (
     fallback_name,
     find_stored,
     keep_image,
-    open_source,
     open_stored,
 )
 from unionmount.transfer.pull import PullOptions, pull_as
 from unionmount.transfer.push import PushOptions, push
 from unionmount.transfer.save import find_wanted, save
 from unionmount.transfer.scratch_store import scratch_store
+from unionmount.transfer.to_daemon import send
+from unionmount.trust.image_trust import ImageTrust
 
 if TYPE_CHECKING:
     from unionmount.formats.compression import Compression
@@ -51,26 +50,27 @@ if TYPE_CHECKING:
     from unionmount.transfer.image_files import FileWriter
     from unionmount.transfer.save import Form, ImageToSave
 from unionmount.transfer.endpoints import (
+    DirectorySink,
     LayoutSink,
-    LayoutSource,
     RegistrySink,
-    RegistrySource,
-    Sink,
     Source,
+    open_documents,
 )
 
 Squash = Callable[[Store, OpenImage, Sequence[Reference], Progress], StoredImage]
 """A function that makes an image with fewer layers of an open one, in a store and with names."""
 
-_MAX_DEPTH = 8  # of nested indexes
-_MAX_DOCUMENTS = 4096
+_DOCUMENTS = frozenset({"registry", "oci", "oci-archive", "dir"})  # targets that take them
 
 
 @dataclass(frozen=True, slots=True)
 class CopyOptions:
     """The options of a copy; ``compression`` is for layers that are compressed anew.
 
-    ``resolve`` returns the reference for a name of a registry as the user wrote it.
+    ``resolve`` returns the reference for a name of a registry as the user wrote it. With
+    ``referrers``, signatures and the like are copied, too. ``destination`` is the client for the
+    target if its login differs. Several ``platforms`` are given instead of one ``platform``.
+    ``trust`` is the policy that must accept the image, by default that of the user.
     """
 
     resolve: Callable[[str], Reference]
@@ -80,14 +80,19 @@ class CopyOptions:
     keep_digest: bool = False
     progress: Progress | None = None
     squash: Squash | None = None
+    referrers: ReferrerChoice | None = None
+    destination: RegistryClient | None = None
+    platforms: tuple[Platform, ...] = ()
+    trust: ImageTrust = field(default_factory=ImageTrust)
 
+    @property
+    def chosen_platforms(self) -> tuple[Platform, ...]:
+        """The platforms of the copy: none, one, or several."""
+        return self.platforms or ((self.platform,) if self.platform is not None else ())
 
-@dataclass(frozen=True, slots=True)
-class Copied:
-    """The result of a copy: the digest in a registry or layout, or the ID in the store."""
-
-    digest: Digest | None
-    changes: tuple[str, ...] = ()
+    def client_of_target(self, client: RegistryClient) -> RegistryClient:
+        """Return the client for the target, whose login may be another one."""
+        return self.destination or client
 
 
 async def copy(
@@ -98,19 +103,19 @@ async def copy(
         raise UsageError("copy cannot read standard input; use load")
     if how.squash is not None:
         return await _squashed(store, client, source, target, how, how.squash)
-    async with _opened(store, client, source, how) as origin:
-        if origin is not None and target.kind in ("registry", "oci", "oci-archive"):
+    async with open_documents(
+        store, client, source, how.resolve, how.progress, trust=how.trust
+    ) as origin:
+        if origin is not None and target.kind in _DOCUMENTS:
             if how.compression is not None:
                 raise UsageError(
-                    "--compress cannot be used between registries and OCI layouts, "
+                    "--compress cannot be used between registries, OCI layouts and dir:, "
                     "which keep their blobs"
                 )
-            return await _copy_documents(client, origin, target, how)
-    if how.all_platforms:
-        raise UsageError(
-            "--all is only for copies between registries and OCI layouts; other places hold "
-            "an image for one platform"
-        )
+            if target.kind == "dir":
+                _check_no_referrers(how)
+            return await _copy_as_it_is(how.client_of_target(client), origin, target, how)
+    _check_for_one_image(how)
     if target.kind == "stored":
         name = Reference.parse(target.path)
         return Copied((await _to_store(store, client, source, [name], how)).id)
@@ -118,9 +123,37 @@ async def copy(
         return await _from_store(
             store, client, find_stored(store, source.path), source.path, target, how
         )
+    if source.kind == "docker-daemon":
+        here = await find_fetched(store, source.path, DaemonOptions(how.platform, trust=how.trust))
+        if here is not None:
+            return await _from_store(store, client, here, str(here.id), target, how)
     with _temporary_store(store) as between:
         stored = await _to_store(between, client, source, None, how)
         return await _from_store(between, client, stored, str(stored.id), target, how)
+
+
+def _check_for_one_image(how: CopyOptions) -> None:
+    """Raise UsageError if options are only for copies that keep manifests as they are."""
+    named = (
+        ("--all", how.all_platforms),
+        ("--platform given twice", bool(how.platforms)),
+    )
+    for option, is_given in named:
+        if is_given:
+            raise UsageError(
+                f"{option} is only for copies between registries, OCI layouts and dir:; other "
+                "places hold an image for one platform"
+            )
+    _check_no_referrers(how)
+
+
+def _check_no_referrers(how: CopyOptions) -> None:
+    """Raise UsageError for a place that has no list of referrers."""
+    if how.referrers is not None:
+        raise UsageError(
+            "--referrers is only for copies between registries and OCI layouts; other places hold "
+            "no manifests that others are about"
+        )
 
 
 # -- by way of a store
@@ -142,9 +175,12 @@ async def _squashed(
     squash: Squash,
 ) -> Copied:
     """Copy an image with fewer layers, which is made in the store or in a temporary one."""
-    if how.all_platforms or how.keep_digest:
-        option = "--all" if how.all_platforms else "--keep-digest"
-        raise UsageError(f"{option} cannot be combined with --squash, which makes another image")
+    for option, is_given in (("--all", how.all_platforms), ("--keep-digest", how.keep_digest)):
+        if is_given:
+            raise UsageError(
+                f"{option} cannot be combined with --squash, which makes another image"
+            )
+    _check_for_one_image(how)
     with ExitStack() as stack:
         between = stack.enter_context(scratch_store(store))
         origin = store if source.kind == "stored" else between
@@ -177,15 +213,24 @@ async def _to_store(
     how: CopyOptions,
 ) -> StoredImage:
     if source.kind == "registry":
-        pulling = PullOptions(how.platform, "always", progress=how.progress, names=names)
+        pulling = PullOptions(
+            *(how.platform, "always"), progress=how.progress, names=names, trust=how.trust
+        )
         return await pull_as(store, client, how.resolve(source.path), pulling)
+    if source.kind == "docker-daemon":
+        wanted = DaemonOptions(
+            *(how.platform, how.progress), names=names, take_over=True, trust=how.trust
+        )
+        return await fetch(store, source.path, wanted)
     if source.kind == "stored":
         found = find_stored(store, source.path)
         for name in names or ():
             found = store.tag(found, name)
         return found
     progress = cancelling(how.progress)
-    keep = partial(keep_image, platform=how.platform, progress=progress, names=names)
+    keep = partial(
+        keep_image, platform=how.platform, progress=progress, names=names, trust=how.trust
+    )
     return await trio.to_thread.run_sync(keep, store, source)
 
 
@@ -200,9 +245,18 @@ async def _from_store(
     """Copy an image of a store that ``word`` names there."""
     if target.kind == "registry":
         pushing = PushOptions(how.compression, how.keep_digest, how.progress)
-        done = await push(store, client, stored, how.resolve(target.path), pushing)
+        there = how.client_of_target(client)
+        done = await push(store, there, stored, how.resolve(target.path), pushing)
         return Copied(done.digest, done.changes)
     (wanted,) = find_wanted(store, [word])
+    if target.kind == "docker-daemon":
+        if how.compression is not None:
+            raise UsageError(
+                "--compress cannot be used for a docker daemon, which gets plain layers"
+            )
+        name = Reference.parse(target.path).with_default_tag()
+        await send(store, replace(wanted, names=(name,)), str(target), how.progress)
+        return Copied(None)
     if target.selector:
         wanted = replace(wanted, names=(_name_at(target),))
     elif not wanted.names:
@@ -221,114 +275,40 @@ def _name_at(target: Location) -> Reference:
 
 def _save(store: Store, wanted: ImageToSave, target: Location, how: CopyOptions) -> None:
     form = cast("Form", target.kind)
-    with _writer(target) as writer:
+    with layout_writer(target) as writer:
         progress = cancelling(how.progress)
         save(store, [wanted], writer, form, compression=how.compression, progress=progress)
 
 
 @contextmanager
-def _writer(target: Location) -> Iterator[FileWriter]:
-    """Open the target; it is complete when the block ends, or does not appear."""
-    if target.kind == "oci":
+def layout_writer(target: Location) -> Iterator[FileWriter]:
+    """Open a directory or tar to write; it is complete when the block ends, or does not appear."""
+    if target.kind in ("oci", "dir"):
         with new_directory(Path(target.path)) as directory:
             yield DirectoryWriter(directory)
         return
     with replaced_file(Path(target.path)) as fd:
-        writer = TarWriter(fd, target.path)
+        writer = TarWriter.to_file(fd, target.path)
         yield writer
         writer.finish()
 
 
-@asynccontextmanager
-async def _opened(
-    store: Store, client: RegistryClient, source: Location, how: CopyOptions
-) -> AsyncIterator[Source | None]:
-    """Open a source of documents and blobs as they are transported; None if it has none."""
-    if source.kind == "registry":
-        ref = how.resolve(source.path).with_default_tag()
-        yield RegistrySource(store, client, ref, how.progress)
-    elif source.kind == "stored":
-        yield None
-    else:
-        with await trio.to_thread.run_sync(open_source, store, source) as opened:
-            layout = opened.archive
-            if isinstance(layout, OciLayout):
-                entry = choose(layout.entries(), source.selector, layout.what)
-                yield LayoutSource(layout, entry)
-                layout.check_unchanged()
-            else:
-                yield None
-
-
-async def _copy_documents(
-    client: RegistryClient, source: Source, target: Location, how: CopyOptions
+async def _copy_as_it_is(
+    there: RegistryClient, source: Source, target: Location, how: CopyOptions
 ) -> Copied:
-    roots = await source.roots()
-    if not how.all_platforms and not _is_lone(roots, how.platform):
-        roots = [await _selected(source, roots, how.platform)]
-    tree = await _CopyList.of(source, roots)
+    """Copy documents and blobs as they are; ``there`` is the client for the target."""
+    chosen = DocumentOptions(
+        how.chosen_platforms, how.all_platforms, how.keep_digest, how.referrers, trust=how.trust
+    )
     if target.kind == "registry":
         ref = how.resolve(target.path).with_default_tag()
-        await _fill(RegistrySink(client, ref, source.names, how.progress), source, roots, tree)
-    else:
-        with _writer(target) as writer:
-            await _fill(LayoutSink(writer, target.selector, source), source, roots, tree)
-    return Copied(roots[0].digest if len(roots) == 1 else None)
-
-
-def _is_lone(roots: Sequence[Descriptor], platform: Platform | None) -> bool:
-    """Return whether there is nothing to select, so that the platform does not matter."""
-    return platform is None and len(roots) == 1 and not roots[0].is_index
-
-
-async def _fill(sink: Sink, source: Source, roots: Sequence[Descriptor], tree: _CopyList) -> None:
-    async def send(blob: Descriptor) -> bool:
-        await sink.blob(blob, source)
-        return True
-
-    await in_parallel(sorted(tree.blobs.values(), key=lambda one: -one.size), send)
-    top = {one.digest for one in roots}
-    for descriptor, raw in tree.documents:  # children come before their parents
-        if sink.takes_roots or descriptor.digest not in top:
-            await sink.document(descriptor, raw)
-    raws = {descriptor.digest: raw for descriptor, raw in tree.documents}
-    await sink.finish(roots, [raws[one.digest] for one in roots])
-
-
-async def _selected(
-    source: Source, roots: Sequence[Descriptor], platform: Platform | None
-) -> Descriptor:
-    selection = select(roots, platform, source.what, lambda _: True)
-    return (await run_selection_async(selection, source.document)).descriptor
-
-
-class _CopyList:
-    """All blobs to copy, and all documents, with children before their parents."""
-
-    def __init__(self) -> None:
-        self.blobs: dict[Digest, Descriptor] = {}
-        self.documents: list[tuple[Descriptor, bytes]] = []
-        self._seen: set[Digest] = set()
-
-    @classmethod
-    async def of(cls, source: Source, roots: Sequence[Descriptor]) -> _CopyList:
-        """Collect everything that ``roots`` refer to."""
-        tree = cls()
-        for root in roots:
-            await tree._add(source, root, 0)
-        return tree
-
-    async def _add(self, source: Source, descriptor: Descriptor, depth: int) -> None:
-        if descriptor.digest in self._seen:
-            return
-        self._seen.add(descriptor.digest)
-        if depth > _MAX_DEPTH or len(self._seen) > _MAX_DOCUMENTS:
-            raise FormatError(f"{source.what}: indexes are nested too deeply or are too many")
-        raw = await source.document(descriptor, child=True)
-        contents = Contents.parse(raw, f"{source.what}: manifest {descriptor.digest}")
-        for child in contents.children:
-            await self._add(source, child, depth + 1)
-        for blob in contents.blobs:
-            if not is_foreign(blob.media_type):
-                self.blobs[blob.digest] = blob
-        self.documents.append((descriptor, raw))
+        return await copy_documents(
+            RegistrySink(there, ref, source.names, how.progress), source, chosen
+        )
+    with layout_writer(target) as writer:
+        if target.kind == "dir":
+            return await copy_documents(DirectorySink(writer, str(target)), source, chosen)
+        sink = LayoutSink(writer)
+        copied = await copy_documents(sink.part(target.selector, source), source, chosen)
+        sink.complete()
+        return copied

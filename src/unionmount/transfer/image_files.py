@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from unionmount.errors import UsageError
 from unionmount.formats.tar_writer import END, Member, header, padding
@@ -31,11 +31,20 @@ class FileWriter(Protocol):
 
 
 class TarWriter:
-    """A writer of a tar to a borrowed descriptor; ``finish`` ends the tar."""
+    """A writer of a tar, in pieces that ``write`` takes; ``finish`` ends the tar."""
 
-    def __init__(self, fd: int, what: str) -> None:
-        self._fd = fd
-        self._what = what
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+
+    @classmethod
+    def to_file(cls, fd: int, what: str) -> Self:
+        """Return a writer to a borrowed descriptor; ``what`` names the file in messages."""
+
+        def write(data: bytes) -> None:
+            with naming(what):
+                write_all(fd, data)
+
+        return cls(write)
 
     def directory(self, path: str) -> None:
         """Add a directory."""
@@ -51,10 +60,6 @@ class TarWriter:
     def finish(self) -> None:
         """Write the end."""
         self._write(END)
-
-    def _write(self, data: bytes) -> None:
-        with naming(self._what):
-            write_all(self._fd, data)
 
 
 class DirectoryWriter:

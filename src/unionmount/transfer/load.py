@@ -21,7 +21,7 @@ from unionmount.errors import (
     UsageError,
 )
 from unionmount.formats.compression import MAGIC_SIZE, Compression, decompressor, sniff
-from unionmount.images.image import SCRATCH, ImageDocuments, scratch
+from unionmount.images.image import SCRATCH, scratch
 from unionmount.images.opened import OpenImage, OpenLayer
 from unionmount.images.reference import Digest, Reference
 from unionmount.sources import (
@@ -35,9 +35,9 @@ from unionmount.sources import (
     near_file,
     no_such_file,
 )
-from unionmount.sources.archive import TarFiles, has_image, open_archive
+from unionmount.sources.archive import TarFiles, has_image, open_archive, open_directory
 from unionmount.sources.flat import FlatArchive, FlatFile, refuse_flat
-from unionmount.sources.layout import DirectoryFiles, OciLayout
+from unionmount.sources.layout import BlobArchive, DirectoryFiles, OciLayout
 from unionmount.store.last_use import note_use
 from unionmount.store.layer_import import (
     LIMIT_VARIABLE,
@@ -56,11 +56,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from unionmount.images.platform import Platform
-    from unionmount.sources import Entry, SourceImage
+    from unionmount.sources import Entry
     from unionmount.store.in_place import FlatFacts
     from unionmount.store.layer_import import ImportLimits
     from unionmount.store.leases import Lease
     from unionmount.store.store import Store
+    from unionmount.trust.file_trust import FileTrust
 from unionmount.store.image_name import name_of
 
 _READ_STEP = 1024 * 1024
@@ -76,6 +77,7 @@ class LoadOptions:
     progress: Progress | None = None
     lease: Lease | None = None  # protects the image until it is open, or in the catalogue
     streams: bool = False  # whether a FIFO may be read, from start to end
+    trust: FileTrust | None = None  # the policy that must accept the image; None only to look
 
 
 def open_image(
@@ -86,17 +88,27 @@ def open_image(
     verify: bool = False,
     progress: Progress | None = None,
     lease: Lease | None = None,
+    trust: FileTrust | None = None,
 ) -> OpenImage:
     """Open an image with all its layers, after importing those that are compressed.
 
     Plain layers of an archive or layout are used where they are; ``verify`` hashes them first. A
-    ``lease`` protects the layers that are in the store.
+    ``lease`` protects the layers that are in the store. A policy must accept the image of a file if
+    ``trust`` is given; without it, the image is for looking into it only. One of a docker daemon
+    comes into the store, so that the policy of the user must accept it in any case.
     """
     location = Location.of(source)
-    how = LoadOptions(store, platform, verify, progress, lease)
+    how = LoadOptions(store, platform, verify, progress, lease, trust=trust)
     if location.kind == "stored":
         stored = _find_stored(how, location.path)
         return _open_stored(how, stored, name_of(stored))
+    if location.kind == "docker-daemon":
+        with _leased(how, "load", location) as how:
+            return _open_stored(how, _fetched(how, location), str(location))
+    if location.is_unpacked:
+        from unionmount.transfer.open_unpacked import open_unpacked  # noqa: PLC0415 - rarely needed
+
+        return open_unpacked(location, platform, verify=verify)
     with _leased(how, "load", location) as how, _open_source(how, location) as opened:
         entry = choose(opened.archive.entries(), location.selector, opened.archive.what)
         found = opened.archive.image(entry, platform)
@@ -117,16 +129,24 @@ def load(
     platform: Platform | None = None,
     progress: Progress | None = None,
     loaded: Callable[[StoredImage, tuple[Reference, ...]], None] | None = None,
+    trust: FileTrust | None = None,
 ) -> list[StoredImage]:
     """Import all images of an archive or layout, or the one that REF names, into the store.
 
-    Artifacts are skipped. ``loaded`` is called for each image when it is in the store, with its
+    ``trust`` is the policy that must accept them, by default that of the user. Artifacts are
+    skipped. ``loaded`` is called for each image when it is in the store, with its
     names in the archive (the store may know others). If a later image fails, the earlier ones stay.
     """
     location = Location.of(source)
     if location.kind == "stored":  # a directory that does not look like a layout, perhaps
         location = replace(location, kind="path")
-    how = LoadOptions(store, platform, progress=progress, streams=True)
+    trust = trust or _users_trust()
+    how = LoadOptions(store, platform, progress=progress, streams=True, trust=trust)
+    if location.kind == "docker-daemon":
+        stored = _fetched(how, location, take_over=True)
+        if loaded is not None:
+            loaded(stored, tuple(map(Reference.parse, stored.names)))
+        return [stored]
     with _leased(how, "load", location) as how, _open_source(how, location) as opened:
         refuse_flat(opened.archive)
         entries = opened.archive.entries()
@@ -155,16 +175,21 @@ def keep_image(
     progress: Progress | None = None,
     lease: Lease | None = None,
     names: Sequence[Reference] | None = None,
+    trust: FileTrust | None = None,
 ) -> StoredImage:
     """Import the image that ``open_image`` would open, with all its layers.
 
     It gets those of its names that no other image has, as only ``load`` moves names. If ``names``
-    are given, it gets these instead, even from other images.
+    are given, it gets these instead, even from other images. ``trust`` is the policy that must
+    accept an image of a file, by default that of the user.
     """
     location = Location.of(source)
-    how = LoadOptions(store, platform, progress=progress, lease=lease)
+    trust = trust or _users_trust()
+    how = LoadOptions(store, platform, progress=progress, lease=lease, trust=trust)
     if location.kind == "stored":
         return _find_stored(how, location.path)
+    if location.kind == "docker-daemon":
+        return _fetched(how, location, names, take_over=names is not None)
     with _leased(how, "load", location) as how, _open_source(how, location) as opened:
         entry = choose(opened.archive.entries(), location.selector, opened.archive.what)
         if names is not None:
@@ -172,9 +197,9 @@ def keep_image(
         return _load_entry(how, opened.archive, entry, take_over=False)
 
 
-def open_source(store: Store, location: Location) -> OpenArchive:
-    """Open an archive or a layout."""
-    return _open_source(LoadOptions(store), location)
+def open_source(store: Store, location: Location, trust: FileTrust | None = None) -> OpenArchive:
+    """Open an archive or a layout, which the policy ``trust`` must accept, if it is given."""
+    return _open_source(LoadOptions(store, trust=trust), location)
 
 
 def open_stored(
@@ -201,6 +226,12 @@ def _leased(how: LoadOptions, kind: str, location: Location) -> Iterator[LoadOpt
         yield replace(how, lease=lease)
 
 
+def _users_trust() -> FileTrust:
+    from unionmount.trust.file_trust import FileTrust  # noqa: PLC0415 - a stored image needs none
+
+    return FileTrust()
+
+
 # -- sources
 
 
@@ -217,13 +248,41 @@ class OpenArchive(Closing):
 
 
 def _open_source(how: LoadOptions, location: Location) -> OpenArchive:
+    """Open an archive or layout; raise NotTrusted if the policy refuses its images."""
+    opened = _open_untrusted(how, location)
+    try:
+        if how.trust is not None:
+            how.trust.check_file(_transport(opened.archive, location), location.path)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _transport(archive: ImageArchive, location: Location) -> str:
+    """Return what policy.json calls the kind of an archive."""
+    if isinstance(archive, OciLayout):
+        is_directory = location.path != STDIN and Path(location.path).is_dir()
+        return "oci" if is_directory else "oci-archive"
+    if isinstance(archive, BlobArchive):  # the only other one is a directory of skopeo's
+        return "dir"
+    return "tarball" if isinstance(archive, FlatArchive) else "docker-archive"
+
+
+def _open_untrusted(how: LoadOptions, location: Location) -> OpenArchive:
     if location.kind == "registry":
         raise UsageError(f"{location}: is in a registry; fetch it with 'unionmount pull' first")
+    if location.is_unpacked:
+        raise UsageError(
+            f"{location}: its layers are directories, which are only used in place; have their "
+            "tool save the image to an archive first ('podman save', 'docker save')"
+        )
     path = Path(location.path)
     what = "standard input" if location.path == STDIN else printable(location.path)
     default_name = fallback_name(path)
-    if location.kind == "oci" or (location.kind == "path" and path.is_dir()):
-        return OpenArchive(_open_layout(path, default_name), spooled=False)
+    in_directory = location.kind in ("path", "docker-archive") and path.is_dir()
+    if location.kind in ("oci", "dir") or in_directory:
+        return OpenArchive(_open_directory(path, location.kind, default_name), spooled=False)
     fd, spooled = _open_file(how, location.path, what)
     flat = None
     with ExitStack() as stack:
@@ -308,16 +367,12 @@ class _FlatOpener:
         return made.facts
 
 
-def _open_layout(path: Path, default_name: str) -> ImageArchive:
+def _open_directory(path: Path, kind: str, default_name: str) -> ImageArchive:
     try:
         files = DirectoryFiles(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(f"{printable(str(path))}: {os.strerror(error.errno or 0)}") from None
-    try:
-        return OciLayout(files, default_name)
-    except BaseException:
-        files.close()
-        raise
+    return open_directory(files, kind, default_name)
 
 
 def fallback_name(path: Path) -> str:
@@ -396,6 +451,23 @@ def _read_full(fd: int, size: int) -> bytes:
 
 
 # -- images
+
+
+def _fetched(
+    how: LoadOptions,
+    location: Location,
+    names: Sequence[Reference] | None = None,
+    *,
+    take_over: bool = False,
+) -> StoredImage:
+    """Return an image of a docker daemon, from the store if it has it."""
+    from unionmount.transfer.daemon import DaemonOptions, fetch_now  # noqa: PLC0415 - with trio
+
+    trust = how.trust or _users_trust()  # also only to look, since the store gets the image
+    wanted = DaemonOptions(
+        how.platform, how.progress, how.lease, names, take_over=take_over, trust=trust
+    )
+    return fetch_now(how.store, location.path, wanted)
 
 
 def _find_stored(how: LoadOptions, text: str) -> StoredImage:
@@ -481,20 +553,11 @@ def _load_entry(
         _import(how, blob)
     archive.check_unchanged()
     archive.release()
-    image = _exact_image(how.store, found)
+    image = found.exact(how.store)
     if how.lease is not None:  # a lease of the caller, who will open the image
         how.lease.protect(image.manifest.digest, image.id, *image.diff_ids)
         how.lease.protect_image(image.id)
     return how.store.put_image(entry.names, image, take_over=take_over)
-
-
-def _exact_image(store: Store, found: SourceImage) -> ImageDocuments:
-    """Return the image; a manifest that was made up gets the true sizes."""
-    if not found.made_up:
-        return found.image
-    config = found.image.config
-    sizes = [store.layer_info(diff_id).layer_size for diff_id in config.diff_ids]
-    return ImageDocuments.from_config(config, sizes, f"image {config.digest}")
 
 
 # -- layers

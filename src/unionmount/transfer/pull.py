@@ -7,7 +7,7 @@ find it. When a pull is interrupted, complete layers stay and incomplete ones le
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import trio
@@ -21,6 +21,7 @@ from unionmount.images.selection import Selection, run_selection_async, select
 from unionmount.store.layer_import import Expected
 from unionmount.system.text import printable
 from unionmount.transfer.blobs import check_size, hand_on, in_parallel, repository_of
+from unionmount.trust.image_trust import ImageTrust
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -56,7 +57,8 @@ class PullOptions:
 
     The image gets ``names``, or by default the name of the request. ``lease`` protects the image
     beyond the pull, if it is given. With ``keep_names``, a name that belongs to an image for
-    another platform is not moved. ``planned`` is called before layers are fetched.
+    another platform is not moved. ``planned`` is called before layers are fetched. ``trust`` is the
+    policy that must accept the image, by default that of the user.
     """
 
     platform: Platform | None = None
@@ -67,6 +69,7 @@ class PullOptions:
     lease: Lease | None = None
     keep_names: bool = False
     planned: Callable[[PullPlan], None] | None = None
+    trust: ImageTrust = field(default_factory=ImageTrust)
 
 
 async def pull(
@@ -135,6 +138,7 @@ class _Pull:
     async def run(self) -> StoredImage:
         root = await self._client.manifest(self._ref)
         selection = await self._select(root)
+        await self._how.trust.check_remote(self._client, self._ref, selection.manifest.raw)
         what = f"{self._ref}: manifest {selection.manifest.digest}"
         image = ImageDocuments.of(selection.manifest, selection.config, what)
         blobs = [layer.digest for layer in image.layers]

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from unionmount.errors import NotAnImage
 from unionmount.images.image import ImageDocuments
-from unionmount.images.manifest import Descriptor, parse_manifest
+from unionmount.images.manifest import Contents, Descriptor, parse_manifest
 from unionmount.images.selection import run_selection_async, select
 
 if TYPE_CHECKING:
     from unionmount.images.platform import Platform
     from unionmount.images.reference import Digest, Reference
-    from unionmount.registry import RegistryClient
+    from unionmount.registry import FetchedManifest, RegistryClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +28,42 @@ class RemoteImage:
     image: ImageDocuments
 
 
+@dataclass(frozen=True, slots=True)
+class RemoteArtifact:
+    """The manifest of something that is no image, such as a chart, or an index of such things."""
+
+    ref: Reference
+    digest: Digest
+    contents: Contents
+    raw: bytes
+
+
 async def read_remote(
     client: RegistryClient, ref: Reference, platform: Platform | None
 ) -> RemoteImage:
     """Fetch the manifest and config of an image for ``platform``."""
     ref = ref.with_default_tag()
+    return await _read_image(client, ref, await client.manifest(ref), platform)
+
+
+async def read_remote_any(
+    client: RegistryClient, ref: Reference, platform: Platform | None
+) -> RemoteImage | RemoteArtifact:
+    """Fetch the documents of an image, or the manifest of an artifact."""
+    ref = ref.with_default_tag()
     root = await client.manifest(ref)
+    try:
+        return await _read_image(client, ref, root, platform)
+    except NotAnImage:
+        if platform is not None:
+            raise
+        contents = Contents.parse(root.raw, f"{ref}: manifest {root.digest}")
+        return RemoteArtifact(ref, root.digest, contents, root.raw)
+
+
+async def _read_image(
+    client: RegistryClient, ref: Reference, root: FetchedManifest, platform: Platform | None
+) -> RemoteImage:
     media_type = parse_manifest(root.raw, f"{ref}: manifest {root.digest}").media_type
     top = Descriptor(media_type, root.digest, len(root.raw))
 

@@ -1,4 +1,4 @@
-"""Images of the store as files for other tools: docker-archive, oci-archive and oci layout.
+"""Images of the store as files for other tools: docker-archive, OCI layouts, and skopeo's dir:.
 
 Layers are written bit for bit and hashed at the same time: a damaged layer makes the save fail. The
 same images always give the same bytes.
@@ -11,7 +11,7 @@ compression is requested) a new one is made. Sources: OCI image-spec 1.1 (``imag
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -34,6 +34,7 @@ from unionmount.images.media_types import (
     REF_NAME,
 )
 from unionmount.images.reference import Digest, Reference
+from unionmount.sources.skopeo_dir import MANIFEST, VERSION, VERSION_TEXT
 from unionmount.system.files import pieces_of
 from unionmount.transfer.layer_data import CompressedLayer, verified
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from unionmount.store.store import Store, StoredImage
 from unionmount.transfer.image_files import FileWriter
 
-Form = Literal["docker-archive", "oci-archive", "oci"]
+Form = Literal["docker-archive", "oci-archive", "oci", "dir"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,10 @@ def save(
     Without ``compression``, layers are plain, as they always are in a docker-archive.
     """
     compression = compression or Compression.PLAIN
-    layers = _Layers(store, writer, compression, progress)
+    layers = _Layers(store, writer, compression, progress, _in_dir if form == "dir" else _in_layout)
+    if form == "dir":
+        _save_dir(wanted, writer, layers)
+        return
     if form != "docker-archive":
         _save_oci(wanted, writer, layers)
         return
@@ -119,9 +123,15 @@ class _Layers:
     """A writer of layers of the store, each once for each path."""
 
     def __init__(
-        self, store: Store, writer: FileWriter, compression: Compression, progress: Progress | None
+        self,
+        store: Store,
+        writer: FileWriter,
+        compression: Compression,
+        progress: Progress | None,
+        path_of: Callable[[Digest], str],
     ) -> None:
         self.compression = compression
+        self.path_of = path_of
         self._store = store
         self._writer = writer
         self._progress = progress
@@ -143,16 +153,24 @@ class _Layers:
         finally:
             layer.close()
 
-    def write_compressed(self, directory: str, diff_id: Digest) -> tuple[Digest, int]:
+    def write_compressed(self, diff_id: Digest) -> tuple[Digest, int]:
         """Write the tar compressed and named by its digest; return that digest and the size."""
         if diff_id not in self._written:
             # A tar needs the size of a member first, so the layer is compressed to a file.
             with CompressedLayer(self._store, diff_id) as packed:
                 packed.run(self.compression, self._progress)
                 data = pieces_of(packed.data, f"layer {diff_id}, compressed")
-                self._writer.file(f"{directory}/{packed.digest.hex}", packed.size, data)
+                self._writer.file(self.path_of(packed.digest), packed.size, data)
                 self._written[diff_id] = packed.digest, packed.size
         return self._written[diff_id]
+
+
+def _in_layout(digest: Digest) -> str:
+    return f"blobs/{digest.algorithm}/{digest.hex}"
+
+
+def _in_dir(digest: Digest) -> str:
+    return digest.hex
 
 
 # -- docker-archive
@@ -205,7 +223,7 @@ def _save_oci(wanted: Sequence[ImageToSave], writer: FileWriter, layers: _Layers
     def blob(digest: Digest, raw: bytes) -> None:
         if digest not in written:
             written.add(digest)
-            writer.file(f"blobs/{digest.algorithm}/{digest.hex}", len(raw), [raw])
+            writer.file(layers.path_of(digest), len(raw), [raw])
 
     tags = [name.tag for one in wanted for name in one.names]
     rows = []
@@ -221,6 +239,23 @@ def _save_oci(wanted: Sequence[ImageToSave], writer: FileWriter, layers: _Layers
     _document(writer, "index.json", index_document(rows))
 
 
+# -- skopeo's dir:
+
+
+def _save_dir(wanted: Sequence[ImageToSave], writer: FileWriter, layers: _Layers) -> None:
+    """Write the only image that a directory can hold."""
+    (one,) = wanted
+    raw = _manifest(one.image, layers, set())
+    config = one.image.config.raw
+    digest = one.image.manifest.config.digest if _is_kept(one.image, layers) else one.image.id
+    writer.file(_in_dir(digest), len(config), [config])
+    _document(writer, MANIFEST, raw)
+    _document(writer, VERSION, VERSION_TEXT)
+
+
+# -- common to both
+
+
 def _other_algorithms(wanted: Sequence[ImageToSave]) -> Iterator[str]:
     for one in wanted:
         yield one.image.manifest.config.digest.algorithm
@@ -234,10 +269,10 @@ def _manifest(image: ImageDocuments, layers: _Layers, written: set[Digest]) -> b
         if layers.compression is Compression.PLAIN:
             if diff_id not in written:
                 written.add(diff_id)
-                layers.write(f"blobs/{diff_id.algorithm}/{diff_id.hex}", diff_id)
+                layers.write(layers.path_of(diff_id), diff_id)
             digest, size = diff_id, layers.size(diff_id)
         else:
-            digest, size = layers.write_compressed("blobs/sha256", diff_id)
+            digest, size = layers.write_compressed(diff_id)
         descriptors.append(Descriptor(layer_type(layers.compression), digest, size))
     if _is_kept(image, layers):
         return image.manifest.raw

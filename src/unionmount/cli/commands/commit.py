@@ -75,11 +75,11 @@ def command(
 
     With --squash, nothing that was removed or replaced is left in the one layer of the image.
     """
-    from unionmount.cli.container_owners import owners_of
     from unionmount.cli.open_change import open_changes
-    from unionmount.commit import CommitRequest, commit
+    from unionmount.committing import CommitRequest, commit
     from unionmount.images.image import SCRATCH
     from unionmount.images.reference import Reference
+    from unionmount.runtime.container_owners import owners_of
 
     reference = Reference.parse(name)
     if reference.name == Reference.parse(SCRATCH).name:

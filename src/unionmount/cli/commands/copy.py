@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import unionmount.cli.declared as click
+from unionmount.cli.endpoint_options import Endpoints, endpoint_options
 from unionmount.cli.options import (
-    RegistryOptions,
     compress_option,
-    platform_option,
-    registry_options,
+    one_or_several,
+    platforms_option,
     root_option,
 )
+from unionmount.cli.referrer_options import print_notes, referrer_choice, referrer_options
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from unionmount.cli.output import ProgressLine
     from unionmount.cli.settings import Settings
     from unionmount.formats.compression import Compression
     from unionmount.images.opened import OpenImage
@@ -25,7 +28,8 @@ if TYPE_CHECKING:
     from unionmount.registry import RegistryClient
     from unionmount.store.layer_import import Progress
     from unionmount.store.store import Store, StoredImage
-    from unionmount.transfer.copy import Copied, Squash
+    from unionmount.transfer.copy import CopyOptions, Squash
+    from unionmount.transfer.copy_documents import Copied
 
 
 def _parse_squash(
@@ -50,8 +54,9 @@ def _parse_squash(
     callback=_parse_squash,
     help="Make one layer of all layers, or of the topmost N.",
 )
-@platform_option
-@registry_options
+@referrer_options("Copy signatures, SBOMs and attestations, too.")
+@platforms_option
+@endpoint_options
 @root_option
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
@@ -65,15 +70,24 @@ def command(
     compress: Compression | None,
     keep_digest: bool,
     squash: int | str | None,
-    platform: Platform | None,
-    registry: RegistryOptions,
+    referrers: bool,
+    artifact_types: tuple[str, ...],
+    platforms: tuple[Platform, ...],
+    endpoints: Endpoints,
 ) -> None:
     """Copy an image from SRC to DST.
 
-    Both are docker://NAME, docker-archive:FILE[:REF], oci-archive:FILE[:REF], oci:DIR[:REF], or the
-    name of an image of the store. Between registries and OCI layouts, blobs and digests stay as
-    they are; everything else works as pull, load, save and push do. The command prints the digest
-    in a registry or layout, or the ID in the store.
+    Both are docker://NAME, docker-archive:FILE[:REF], oci-archive:FILE[:REF], oci:DIR[:REF],
+    dir:DIR, docker-daemon:NAME, or the name of an image of the store. Between registries, OCI
+    layouts and dir:, blobs and digests stay as they are, and artifacts, such as charts, are copied,
+    too; everything else works as pull, load, save and push do. The command prints the digest in a
+    registry or layout, or the ID in the store. What policy.json refuses is not copied.
+
+    --referrers also copies what is about the copied manifests, such as signatures, and about that
+    in turn, but not to dir:. With several --platform, DST gets an index of these images alone.
+
+    A password in the command line can be read by other users while the command runs: give the user
+    alone and type the password, or use --src-password-stdin, or log in before.
 
     --squash makes another image with the same files: nothing that a later layer removed or replaced
     is left in its layers. The steps stay in its history, where a secret in a command stays, too. If
@@ -81,30 +95,51 @@ def command(
     """
     from unionmount.cli.commands.push import tell_of_changes
     from unionmount.cli.open_image import progress_line
-    from unionmount.cli.run_transfer import registries_of_user, run_transfer
-    from unionmount.sources import Location
-    from unionmount.transfer.copy import CopyOptions, copy
+    from unionmount.transfer.copy import CopyOptions
 
-    store, registries = settings.store(), registries_of_user()
-    places = Location.parse(source), Location.parse_target(target)
-
-    def resolve(name: str) -> Reference:
-        return registries.candidates(name)[0]
-
-    named = [resolve(place.path) for place in places if place.kind == "registry"]
+    one, several = one_or_several(platforms, all_platforms)
+    choice = referrer_choice(artifact_types, is_wanted=referrers)
     with progress_line(quiet=quiet) as progress:
         how = CopyOptions(
-            *(resolve, platform, all_platforms, compress),
-            *(keep_digest, progress, _squasher(squash)),
+            *(first_candidate(), one, all_platforms, compress),
+            *(keep_digest, progress, _squasher(squash), choice),
+            platforms=several,
         )
-
-        async def work(client: RegistryClient) -> Copied:
-            return await copy(store, client, *places, how)
-
-        copied = run_transfer(settings, registry, registries, work, named, progress)
+        copied = _run(settings, endpoints, (source, target), how, progress)
     tell_of_changes(copied.changes)
+    print_notes(copied.notes, quiet=quiet)
     if copied.digest is not None:
         print(copied.digest)
+
+
+def _run(
+    settings: Settings,
+    endpoints: Endpoints,
+    words: tuple[str, str],
+    how: CopyOptions,
+    progress: ProgressLine | None,
+) -> Copied:
+    from unionmount.cli.run_transfer import registries_of_user, run_attended
+    from unionmount.sources import Location
+    from unionmount.transfer.copy import copy
+
+    store, registries = settings.store(), registries_of_user()
+    places = Location.parse(words[0]), Location.parse_target(words[1])
+    named = [[how.resolve(one.path)] if one.kind == "registry" else [] for one in places]
+    endpoints.check(*named)
+
+    async def work(clients: tuple[RegistryClient, RegistryClient]) -> Copied:
+        return await copy(store, clients[0], *places, replace(how, destination=clients[1]))
+
+    return run_attended(lambda: endpoints.clients(settings, registries, *named), work, progress)
+
+
+def first_candidate() -> Callable[[str], Reference]:
+    """Return the function that finds the first meaning of a name of a registry."""
+    from unionmount.cli.run_transfer import registries_of_user
+
+    registries = registries_of_user()
+    return lambda name: registries.candidates(name)[0]
 
 
 def _squasher(layers: int | str | None) -> Squash | None:

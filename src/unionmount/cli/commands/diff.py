@@ -119,7 +119,8 @@ def _is_image(settings: Settings, word: str) -> bool:
     location = Location.parse(word)
     if location.kind == "path":  # a directory may be a mount point that is no longer mounted
         path = Path(location.path)
-        return path.is_file() or (path / "index.json").is_file()
+        names = ("index.json", "manifest.json")
+        return path.is_file() or any((path / name).is_file() for name in names)
     if location.kind != "stored":
         return True
     try:

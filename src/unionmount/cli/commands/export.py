@@ -72,16 +72,10 @@ def _export(view: OpenView, operand: Operand, output: str) -> None:
 
 
 def _write(view: OpenView, found: Found, fd: int, what: str) -> None:
-    from unionmount.cli.container_owners import owners_of
-    from unionmount.extract.image_source import ImageSource
-    from unionmount.extract.tar_target import TarTarget
+    from unionmount.extract.export import export_tar
+    from unionmount.runtime.container_owners import owners_of
 
-    name = b"" if found.is_directory else found.path.rpartition(b"/")[2]
-    source = ImageSource(view, found, warn, owners_of(view.changes))
-    target = TarTarget(fd, name, what, warn)
-    for item in source.items(target):
-        target.put(item)
-    target.finish()
+    export_tar(view, found, fd, what, warn, owners_of(view.changes))
 
 
 def warn(text: str) -> None:

@@ -147,7 +147,7 @@ class _Search:
             )
             accounts = Accounts(view.files)
             expression = self._parse(view, accounts, now)
-            trees = stack.enter_context(_layer_trees(view)) if self.all_layers else None
+            trees = stack.enter_context(view.layer_trees()) if self.all_layers else None
             if isinstance(self.out, JsonOutput):
                 files = view.files if trees is None else trees
                 self.out.describer = FileDescriber(image, files, accounts, view.upper)
@@ -224,9 +224,3 @@ class _Search:
         if isinstance(error, OSError):
             text = f"{printable(operand.word)}: {error.strerror}"
         self.complaints.tell(text)
-
-
-def _layer_trees(view: OpenView) -> LayerTrees:
-    from unionmount.core import LayerTrees
-
-    return LayerTrees(view.tree)

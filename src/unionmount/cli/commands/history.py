@@ -112,8 +112,7 @@ def _read(settings: Settings, source: str, platform: Platform | None) -> list[Hi
     from unionmount.images.history import history_rows
 
     with open_source(settings, source, platform=platform) as image:
-        sizes = [index.info.file_bytes for index in image.indexes]
-        return history_rows(image.image.config, sizes)
+        return history_rows(image.image.config, image.layer_bytes)
 
 
 def _read_remote(

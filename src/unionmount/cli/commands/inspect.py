@@ -16,7 +16,8 @@ from unionmount.cli.options import (
     platform_option,
     root_option,
 )
-from unionmount.cli.remote_image import is_remote, read_remote_image, remote_options
+from unionmount.cli.referrer_options import print_notes, referrer_choice, referrer_options
+from unionmount.cli.remote_image import is_remote, read_remote_artifact, remote_options
 from unionmount.errors import NotFoundError, StoreError, UnionmountError, UsageError
 from unionmount.system.text import printable
 
@@ -28,10 +29,13 @@ if TYPE_CHECKING:
     from unionmount.gotemplate import Struct
     from unionmount.images.opened import OpenImage
     from unionmount.images.platform import Platform
+    from unionmount.images.reference import Reference
     from unionmount.mounting.records import Status
+    from unionmount.registry import RegistryClient
     from unionmount.store.containers import Container
     from unionmount.store.store import StoredImage
-    from unionmount.transfer.remote_image import RemoteImage
+    from unionmount.transfer.copy_list import CopyList, ReferrerChoice
+    from unionmount.transfer.remote_image import RemoteArtifact, RemoteImage
 
 _INDENT = 4
 
@@ -46,6 +50,7 @@ _INDENT = 4
     type=click.Choice(["image", "container"]),
     help="Search one kind only; default: containers first, then images.",
 )
+@referrer_options("List signatures, SBOMs and attestations instead.")
 @platform_option
 @remote_options
 @root_option
@@ -58,6 +63,8 @@ def command(
     raw: bool,
     raw_config: bool,
     kind: str | None,
+    referrers: bool,
+    artifact_types: tuple[str, ...],
     platform: Platform | None,
     remote: bool,
     registry: RegistryOptions,
@@ -69,13 +76,18 @@ def command(
     each layer and the images that share it.
 
     With --remote, or docker://NAME, only the manifest and the config are fetched from a registry.
-    "Layers" then shows digests, and sizes are those of the layers as they are transferred.
+    "Layers" then shows digests, and sizes are those of the layers as they are transferred. What is
+    no image, such as a chart, is shown by its manifest.
+
+    --referrers lists the manifests that are about an image of a registry or an OCI layout, and
+    about those in turn, each with its subject, digest, type, size and annotations.
     """
-    if remote and kind == "container":
-        raise UsageError("--remote is only for images")
+    if kind == "container" and (remote or referrers):
+        raise UsageError(f"{'--remote' if remote else '--referrers'} is only for images")
+    choice = referrer_choice(artifact_types, is_wanted=referrers)
     where = _Where(settings, kind, platform, remote, registry)
     if raw or raw_config:
-        if len(words) > 1 or (raw and raw_config) or form:
+        if len(words) > 1 or (raw and raw_config) or form or referrers:
             raise UsageError(
                 "--raw and --config print one document of one image, without other options"
             )
@@ -85,7 +97,7 @@ def command(
     found, failed = [], False
     for word in words:
         try:
-            found.append(_inspect(where, word))
+            found += _referrers(where, word, choice) if choice else [_inspect(where, word)]
         except (UnionmountError, OSError) as error:
             failed = True
             _complain(error)
@@ -114,18 +126,49 @@ class _Where:
     def is_remote(self, word: str) -> bool:
         return is_remote(word, self.remote, self.registry)
 
-    def read_remote(self, word: str) -> RemoteImage:
-        return read_remote_image(self.settings, self.registry, word, self.platform)
+    def read_remote(self, word: str) -> RemoteImage | RemoteArtifact:
+        return read_remote_artifact(self.settings, self.registry, word, self.platform)
+
+
+def _referrers(where: _Where, word: str, choice: ReferrerChoice) -> list[Struct]:
+    """Return the details of everything that is about an image."""
+    from unionmount.browse.inspect_artifact import inspect_referrer
+    from unionmount.cli.remote_image import ask_registry
+    from unionmount.cli.run_transfer import registries_of_user, run_transfer
+    from unionmount.images.reference import Reference
+    from unionmount.sources import Location
+    from unionmount.transfer.list_referrers import list_referrers
+
+    store, location, platform = where.settings.store(), Location.parse(word), where.platform
+
+    async def ask(client: RegistryClient, ref: Reference) -> CopyList:
+        place = Location("registry", str(ref))
+        return await list_referrers(store, client, place, Reference.parse, platform, choice)
+
+    async def read(client: RegistryClient) -> CopyList:
+        return await list_referrers(store, client, location, Reference.parse, platform, choice)
+
+    if where.is_remote(word):
+        found = ask_registry(where.settings, where.registry, word, ask)
+    else:
+        found = run_transfer(where.settings, where.registry, registries_of_user(), read, [])
+    print_notes(found.notes)
+    return [inspect_referrer(one) for one in found.attached]
 
 
 def _inspect(where: _Where, word: str) -> Struct:
     from unionmount.browse.inspect import inspect_remote
+    from unionmount.browse.inspect_artifact import inspect_artifact
     from unionmount.cli.container_words import PREFIX
+    from unionmount.transfer.remote_image import RemoteArtifact
 
     if where.is_remote(word):
         if where.kind == "container":
             raise UsageError(f"'{printable(word)}' is an image of a registry, and no container")
-        return inspect_remote(where.read_remote(word))
+        remote = where.read_remote(word)
+        if isinstance(remote, RemoteArtifact):
+            return inspect_artifact(remote)
+        return inspect_remote(remote)
     if where.kind != "image":
         found = _container(where.settings, word)
         if found is not None:
@@ -138,7 +181,8 @@ def _inspect(where: _Where, word: str) -> Struct:
 def _container(settings: Settings, word: str) -> Struct | None:
     """Return a container by its name, or a mount by its mount point or ID."""
     from unionmount.browse.inspect import inspect_container, inspect_mount
-    from unionmount.cli.container_words import PREFIX, mount_of, mount_with_id, name_of_container
+    from unionmount.cli.container_words import PREFIX, mount_with_id, name_of_container
+    from unionmount.mounting.mount_words import mount_of
     from unionmount.mounting.records import MountTable
     from unionmount.store.containers import Containers
 
@@ -206,14 +250,25 @@ def _image(settings: Settings, word: str, platform: Platform | None) -> Struct:
         return inspect_image(store, image, known)
 
 
-def _print_document(where: _Where, word: str, *, manifest: bool) -> None:
+def _document(where: _Where, word: str, *, manifest: bool) -> bytes:
+    from unionmount.transfer.remote_image import RemoteArtifact
+
     if where.is_remote(word):
-        documents = where.read_remote(word).image
+        remote = where.read_remote(word)
+        if isinstance(remote, RemoteArtifact):
+            if not manifest:
+                raise UsageError("--config is only for images; --raw prints any manifest")
+            return remote.raw
+        documents = remote.image
     else:
         image, _ = _open(where.settings, word, where.platform)
         with image:
             documents = image.image
-    document = documents.manifest.raw if manifest else documents.config.raw
+    return documents.manifest.raw if manifest else documents.config.raw
+
+
+def _print_document(where: _Where, word: str, *, manifest: bool) -> None:
+    document = _document(where, word, manifest=manifest)
     sys.stdout.flush()
     sys.stdout.buffer.write(document)
     sys.stdout.buffer.flush()

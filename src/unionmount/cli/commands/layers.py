@@ -132,10 +132,15 @@ def _print_image(
     number: int | None,
     wanted: _LayersWanted,
 ) -> None:
-    from unionmount.browse.layer_waste import top_files
+    from unionmount.browse.layer_waste import Thresholds, top_files
     from unionmount.cli.open_image import open_below
 
     with open_below(settings, source, platform=platform) as image:
+        counted = number is not None or wanted.top or wanted.thresholds != Thresholds()
+        if image.is_unpacked and not counted:
+            _print_unpacked(image, wanted)
+            return
+        image.require_indexes()
         if number is not None:
             _print_changes(image, number, wanted.form)
             return
@@ -389,6 +394,45 @@ def _remote_objects(
             "media_type": layer.media_type,
             "compressed_size": layer.size,
         }
+
+
+# ---- an image of another tool's store ------------------------------------------------------------
+
+
+def _print_unpacked(image: OpenImage, wanted: _LayersWanted) -> None:
+    """Print what the tool has recorded; the layers were never counted here."""
+    from unionmount.cli.name_writer import write_objects
+
+    steps = _steps(image.image.config, len(image.layers))
+    layers = list(zip(image.layers, steps, strict=True))
+    if wanted.form != "table":
+        write_objects((_unpacked_object(*row) for row in enumerate(layers)), wanted.form)
+        return
+    rows = [
+        (
+            str(number),
+            str(layer.diff_id) if wanted.no_trunc else layer.diff_id.short,
+            human_size(layer.length),
+            *("-" for _ in _COUNTS),
+            created_by(step, no_trunc=wanted.no_trunc),
+        )
+        for number, (layer, step) in enumerate(layers)
+    ]
+    print_table(_HEADER, rows, full=wanted.no_trunc)
+
+
+def _unpacked_object(number: int, row: tuple[OpenLayer, History | None]) -> dict[str, Any]:
+    layer, step = row
+    unknown = dict.fromkeys(("added", "changed", "deleted", "bytes", "wasted"))
+    return {
+        "layer": number,
+        "diff_id": str(layer.diff_id),
+        "size": layer.length,
+        **unknown,
+        "created": step.created if step is not None else None,
+        "created_by": step.created_by if step is not None else None,
+        "efficiency_of_image": None,
+    }
 
 
 # ---- one layer ---------------------------------------------------------------------------------

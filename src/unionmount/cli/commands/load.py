@@ -38,7 +38,11 @@ def command(
     quiet: bool,
     platform: Platform | None,
 ) -> None:
-    """Load all images of an archive, from a file or standard input, into the store."""
+    """Load all images of an archive, from a file or standard input, into the store.
+
+    SOURCE may also be a directory with images, or docker-daemon:NAME. Images that policy.json
+    refuses are not loaded.
+    """
     from unionmount.cli.output import ProgressLine
     from unionmount.transfer.load import load
 

@@ -101,7 +101,7 @@ def _asked(
     if password_stdin:
         if username is None:
             raise click.UsageError("--password-stdin needs --username")
-        return options.with_creds(username, _read_password())
+        return options.with_creds(username, read_password())
     if username is None:
         if not sys.stdin.isatty():
             raise click.UsageError(
@@ -111,7 +111,8 @@ def _asked(
     return options.with_creds(username, ask_password(username))
 
 
-def _read_password() -> str:
+def read_password() -> str:
+    """Return a password from standard input, without the end of its line."""
     raw = sys.stdin.buffer.read(_MAX_PASSWORD + 1)
     if len(raw) > _MAX_PASSWORD:
         raise UsageError(f"the password is longer than {_MAX_PASSWORD} bytes")

@@ -185,10 +185,9 @@ class _Ls:
     def _layers(self, view: OpenView, operand: Operand, accounts: Accounts) -> None:
         from unionmount.browse.layer_states import LayerStates
         from unionmount.browse.paths import Found
-        from unionmount.core import LayerTrees
 
         layers, is_anywhere, path = len(view.image.layers), False, operand.start
-        with LayerTrees(view.tree) as trees:
+        with view.layer_trees() as trees:
             states = LayerStates(trees, layers)
             for layer in range(layers):
                 inside = b"%d/%b" % (layer, path)

@@ -36,7 +36,8 @@ below the runtime directory is created. IMAGE may also be a tar of a root file s
 Changes are kept in a container: a directory of the store that stays after the unmount. It is
 mounted again by its name, listed by "ps -a" and removed by "rm". The store also keeps the
 layers of its image. With --ro, --upper and --ephemeral, uncompressed layers are used where they
-are.
+are. An image that podman or docker has unpacked is also used where it is: containers-storage:NAME,
+docker-overlay2:NAME; a container that never runs keeps the tool from removing it meanwhile.
 
 Changes by root are stored as they are, including set-user-ID programs and devices, so other
 users must not reach them: DIR is created with mode 0700, and an existing DIR that others can

@@ -80,6 +80,7 @@ def command(
     both, only images that pass both are removed. Containers, which hold the work of users, stay
     unless --containers is given.
     """
+    from unionmount.sources.holds import release_left
     from unionmount.store.containers import Containers
     from unionmount.store.garbage import prune
 
@@ -94,9 +95,12 @@ def command(
         if idle and not (force or dry_run) and not _is_agreed(idle):
             return 1
         gone = list(_without_containers(known, idle, dry_run=dry_run))
+    failed = [] if dry_run else release_left(store.root)
     removed = prune(store, known, choice, dry_run=dry_run)
     _report(removed, [*gone, *removed.items, *_logs(dry_run=dry_run)], dry_run=dry_run)
-    return None
+    for failure in failed:
+        print(f"unionmount: {failure}", file=sys.stderr)
+    return 1 if failed else None
 
 
 def _choice(every: bool, until: str | None, keep_size: str | None, *, indexes: bool) -> PruneChoice:
@@ -129,7 +133,7 @@ def _report(removed: Removed, items: Sequence[Item], *, dry_run: bool) -> None:
 
 def _idle(settings: Settings, known: Containers) -> list[str]:
     """Return the names of containers that are neither mounted nor running."""
-    from unionmount.cli.container_words import mount_of
+    from unionmount.mounting.mount_words import mount_of
     from unionmount.mounting.records import MountTable
 
     table, root = MountTable.of_user(), settings.store_root()

@@ -46,16 +46,13 @@ def command(
     """Fetch an image from its registry into the store, and print its ID.
 
     Layers that the store has are not fetched. A NAME without a registry is searched in those of
-    registries.conf, by default in docker.io. The default TAG is "latest".
+    registries.conf, by default in docker.io. The default TAG is "latest". An image that policy.json
+    refuses, or requires to be signed and is not, is an error.
     """
     from unionmount.cli.open_image import progress_line, warn_if_foreign
-    from unionmount.cli.run_transfer import (
-        hint_at_default_tag,
-        keeps_blobs,
-        pull_image,
-        without_transport,
-    )
+    from unionmount.cli.run_transfer import hint_at_default_tag, keeps_blobs, pull_image
     from unionmount.sources import refuse_file
+    from unionmount.transfer.by_name import without_transport
 
     refuse_file(name)
     name = without_transport(name)

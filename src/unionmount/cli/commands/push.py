@@ -7,16 +7,12 @@ from typing import TYPE_CHECKING
 
 import unionmount.cli.declared as click
 from unionmount.cli.options import RegistryOptions, compress_option, registry_options, root_option
-from unionmount.cli.run_transfer import without_transport
-from unionmount.errors import InvalidReference, UsageError
-from unionmount.images.reference import Reference
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.formats.compression import Compression
     from unionmount.registry import RegistryClient
-    from unionmount.store.store import StoredImage
     from unionmount.transfer.push import Pushed
 
 
@@ -47,11 +43,12 @@ def command(
     """
     from unionmount.cli.open_image import progress_line
     from unionmount.cli.run_transfer import registries_of_user, run_transfer
+    from unionmount.transfer.by_name import push_target
     from unionmount.transfer.push import PushOptions, push
 
     store, registries = settings.store(), registries_of_user()
     stored = store.find_image(image)
-    ref = _target(stored, image, name)
+    ref = push_target(stored, image, name)
     with progress_line(quiet=quiet) as progress:
         how = PushOptions(compress, keep_digest, progress)
 
@@ -61,23 +58,6 @@ def command(
         pushed = run_transfer(settings, registry, registries, work, [ref], progress)
     tell_of_changes(pushed.changes)
     print(pushed.digest)
-
-
-def _target(stored: StoredImage, image: str, name: str | None) -> Reference:
-    """Return the name to push to: the given one, or the one by which the image was named."""
-    if name is not None:
-        return Reference.parse(without_transport(name)).with_default_tag()
-    try:
-        meant = Reference.parse(image).with_default_tag()
-    except InvalidReference:
-        meant = None
-    if meant is not None and str(meant) in stored.names:
-        return meant
-    if len(stored.names) == 1:
-        return Reference.parse(stored.names[0])
-    raise UsageError(
-        f"'{printable(image)}' has {len(stored.names)} names; give the NAME to push it to"
-    )
 
 
 def tell_of_changes(changes: tuple[str, ...]) -> None:

@@ -44,7 +44,8 @@ def command(settings: Settings, names: tuple[str, ...], force: bool) -> int:
 
 
 def _remove(settings: Settings, word: str, *, force: bool) -> None:
-    from unionmount.cli.container_words import PREFIX, mount_of, mount_with_id, name_of_container
+    from unionmount.cli.container_words import PREFIX, mount_with_id, name_of_container
+    from unionmount.mounting.mount_words import mount_of
     from unionmount.mounting.records import MountTable
     from unionmount.store.containers import Containers
 
@@ -96,8 +97,9 @@ def _remove_container(
     settings: Settings, table: MountTable, known: Containers, name: str, mounted: Status | None
 ) -> None:
     """Remove a container after ending ``mounted``, its mount."""
-    from unionmount.cli.container_words import in_use, mounts_of
+    from unionmount.cli.container_words import in_use
     from unionmount.cli.take_away import clean
+    from unionmount.mounting.mount_words import mounts_of
     from unionmount.store.containers import ContainerInUse
 
     if mounted is not None:

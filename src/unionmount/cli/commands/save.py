@@ -89,6 +89,6 @@ def _write(output: str, form: Form, fill: Callable[[FileWriter], None]) -> None:
 def _fill_tar(fd: int, what: str, fill: Callable[[FileWriter], None]) -> None:
     from unionmount.transfer.image_files import TarWriter
 
-    writer = TarWriter(fd, what)
+    writer = TarWriter.to_file(fd, what)
     fill(writer)
     writer.finish()

@@ -49,8 +49,8 @@ async def _find(
     settings: Settings, options: RegistryOptions, name: str
 ) -> tuple[Reference, list[str]]:
     """Return the first existing repository that a name may mean, and its tags."""
-    from unionmount.cli.run_transfer import without_transport
     from unionmount.registry import Registries
+    from unionmount.transfer.by_name import without_transport
 
     registries = Registries.load(os.environ)
     candidates = registries.candidates(without_transport(name))

@@ -49,6 +49,7 @@ def command(
 
     source, path = _operand(words)
     with open_below(settings, source, platform=platform) as image:
+        image.require_indexes()
         with naming(f"{printable(source)}:{printable(os.fsdecode(path))}"):
             settled, touches = trace(image.tree(), path)
         steps = steps_of_layers(image.image.config.history, len(image.layers))

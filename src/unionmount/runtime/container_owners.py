@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from unionmount.browse.owners import Owners
+from unionmount.browse.owners import Owners
+from unionmount.runtime.run_record import read_record
+from unionmount.runtime.subordinate_ids import SubordinateIds
+from unionmount.store.containers import is_there
 
 _BELOW_STORE = 3  # containers/NAME/upper
 
@@ -16,11 +17,6 @@ def owners_of(upper: Path | None) -> Owners | None:
 
     ``upper`` is the directory of its changes, or another one of the user.
     """
-    from unionmount.browse.owners import Owners
-    from unionmount.runtime.run_record import read_record
-    from unionmount.runtime.subordinate_ids import SubordinateIds
-    from unionmount.store.containers import is_there
-
     if upper is None or len(upper.parents) < _BELOW_STORE:
         return None
     container, root = upper.parent, upper.parents[_BELOW_STORE - 1]

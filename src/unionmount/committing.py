@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from unionmount.browse.owners import Owners
     from unionmount.core import Attributes, BrowsableTree, Node
     from unionmount.images.reference import Digest, Reference
+    from unionmount.store.layer_import import Progress
     from unionmount.store.leases import Lease
     from unionmount.store.store import Store, StoredImage
 
@@ -69,17 +70,27 @@ class CommitRequest:
     owners: Owners | None = None
 
 
-def commit(store: Store, target: OpenChanges, request: CommitRequest, warn: Warn) -> StoredImage:
-    """Make an image of a container in its present state; its layers are stored, too."""
+def commit(
+    store: Store,
+    target: OpenChanges,
+    request: CommitRequest,
+    warn: Warn,
+    progress: Progress | None = None,
+) -> StoredImage:
+    """Make an image of a container in its present state; its layers are stored, too.
+
+    ``progress`` gets the bytes of the new layer so far, and may raise to end this.
+    """
     if request.name.digest is not None:
         raise UsageError(f"'{request.name}' has a digest; name the image by a tag instead")
     parent = target.image.image.config
     runtime = apply_instructions(parent.runtime, request.instructions)
+    target.image.require_indexes()
     with store.lease("commit", f"commit of {request.name}") as lease:
         lease.protect(*parent.diff_ids)
         for layer in target.image.layers:
             keep_layer(store, layer)
-        diff_id = _store_layer(store, target, request, warn, lease)
+        diff_id = _store_layer(store, target, request, warn, lease, progress)
         raw = _child_config(parent, request, runtime, diff_id)
         config = Config.parse(raw, "the new image")
         sizes = [store.layer_info(one).layer_size for one in config.diff_ids]
@@ -100,7 +111,12 @@ def keep_layer(store: Store, layer: OpenLayer) -> None:
 
 
 def _store_layer(
-    store: Store, target: OpenChanges, request: CommitRequest, warn: Warn, lease: Lease
+    store: Store,
+    target: OpenChanges,
+    request: CommitRequest,
+    warn: Warn,
+    lease: Lease,
+    progress: Progress | None,
 ) -> Digest | None:
     """Store the new layer; return None if nothing was changed."""
     found = _included(target.compare(for_layer=True).differences(), request.excluded)
@@ -108,11 +124,25 @@ def _store_layer(
     if first is None:
         return None
     with store.import_layer(Expected(None, "the new layer"), lease=lease) as incoming:
-        writer = LayerWriter(target.view, incoming.write, request.epoch, warn, request.owners)
+        write = incoming.write if progress is None else _counting(incoming.write, progress)
+        writer = LayerWriter(target.view, write, request.epoch, warn, request.owners)
         writer.write(chain([first], found))
         target.check_there()
         incoming.finish()
         return incoming.diff_id
+
+
+def _counting(write: Callable[[bytes], None], progress: Progress) -> Callable[[bytes], None]:
+    """Return a function that writes, and tells how many bytes were written."""
+    done = 0
+
+    def counted(data: bytes) -> None:
+        nonlocal done
+        write(data)
+        done += len(data)
+        progress("the new layer", done, None)
+
+    return counted
 
 
 def _included(found: Iterator[Difference], patterns: Sequence[str]) -> Iterator[Difference]:

@@ -24,7 +24,7 @@ from support.trees import Shown, differences, facts, layer_between, tree_of
 
 from unionmount.browse.diff import Comparison, Difference
 from unionmount.browse.open import OpenChanges, open_container
-from unionmount.commit import CommitRequest, LayerWriter, commit
+from unionmount.committing import CommitRequest, LayerWriter, commit
 from unionmount.core import ROOT, Attributes, Maker, Node, SetAttr, Tree, Upper, UpperFlags, View
 from unionmount.errors import NotFoundError, UsageError
 from unionmount.formats.tar_writer import END
@@ -686,7 +686,7 @@ def test_a_failed_commit_leaves_nothing(store: Store, parent: StoredImage) -> No
         raise OSError(28, "no space")
 
     with open_container(store, box) as target, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unionmount.commit.LayerWriter._flush", fail)
+        patch.setattr("unionmount.committing.LayerWriter._flush", fail)
         with pytest.raises(OSError, match="no space"):
             commit(store, target, CommitRequest(Reference.parse("made")), print)
     assert sorted((store.root / "layers/sha256").iterdir()) == layers
@@ -706,7 +706,7 @@ def test_a_container_that_is_removed_meanwhile_is_no_image(
             Containers(store).remove(box.name)
 
     with open_container(store, box) as target, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unionmount.commit.LayerWriter._flush", remove)
+        patch.setattr("unionmount.committing.LayerWriter._flush", remove)
         with pytest.raises(NotFoundError, match="removed meanwhile"):
             commit(store, target, CommitRequest(Reference.parse("made")), print)
     assert len(store.list_images()) == 1

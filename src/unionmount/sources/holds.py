@@ -1,0 +1,190 @@
+"""Holds: containers by which other tools know that an image of theirs is in use here.
+
+podman, buildah and docker refuse to remove an image that a container was made from, and their
+prunes skip it. So a mount makes such a container with the tool itself, and removes it at the end.
+It never runs.
+
+A note in the store says which holds there are. The process that serves the mount has a lock
+(flock) on it, so that a note whose lock is free belongs to a mount that was killed, or to a machine
+that crashed: the next mount and ``prune`` release its hold.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from unionmount.errors import MountError
+from unionmount.sources.storage_places import user_of_store
+from unionmount.system.closing import Closing
+from unionmount.system.files import write_all
+from unionmount.system.os_errors import storing
+from unionmount.system.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_MAX_NOTE = 64 * 1024
+_COMMAND = "unionmount"  # of a container, for images that have none
+_PROGRAMS = ("buildah", "podman", "docker")
+_UNKNOWN = re.compile("no such container|container not known|no container with", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class HoldTool:
+    """A program that holds images, and the options by which it uses their store."""
+
+    program: str
+    options: tuple[str, ...] = ()
+
+    def make(self, name: str, image: str) -> list[str]:
+        """Return the command that makes a container of an image."""
+        begin = [self.program, *self.options]
+        if self.program == "buildah":
+            return [*begin, "from", "--pull-never", "--name", name, image]
+        never = ["--pull", "never"] if self.program == "podman" else []
+        return [*begin, "create", *never, "--network", "none", "--name", name, image, _COMMAND]
+
+    def remove(self, name: str) -> list[str]:
+        """Return the command that removes a container."""
+        return [self.program, *self.options, "rm", name]
+
+
+class Hold(Closing):
+    """A hold on an image; the lock of its note is this process' and its children's."""
+
+    def __init__(self, tool: HoldTool, name: str, note: Path, lock: int) -> None:
+        """Take over ``lock``."""
+        self.tool = tool
+        self.name = name
+        self._note = note
+        self._lock = lock
+
+    def __str__(self) -> str:
+        return f"{self.tool.program} container {self.name}"
+
+    def close(self) -> None:
+        """Let the lock go, which other processes may have; the hold stays."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+
+    def release(self) -> None:
+        """Remove the container and the note; a second call does nothing.
+
+        Raise MountError if the tool fails; then the note stays for the next attempt.
+        """
+        if self._note.exists():
+            _run(self.tool.remove(self.name), gone=_UNKNOWN)
+            self._note.unlink(missing_ok=True)
+
+
+def find_tool(programs: Sequence[str], options: Sequence[str]) -> HoldTool | None:
+    """Return the first of the programs that is installed."""
+    for program in programs:
+        if shutil.which(program):
+            return HoldTool(program, tuple(options))
+    return None
+
+
+def serves(tool: HoldTool, root: Path) -> bool:
+    """Return whether images below ``root`` are the tool's: docker's are those of its daemon."""
+    if tool.program != "docker":
+        return True
+    done = subprocess.run(
+        [tool.program, "info", "--format", "{{.DockerRootDir}}"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=_environment(),
+        check=False,
+    )
+    return os.path.realpath(os.fsdecode(done.stdout.strip())) == os.path.realpath(root)
+
+
+def hold_image(store: Path, tool: HoldTool, image: str) -> Hold:
+    """Hold an image by its ID; ``store`` is the directory of our own store."""
+    name = f"unionmount-{os.urandom(6).hex()}"
+    with storing(store):
+        _directory(store).mkdir(mode=0o700, exist_ok=True)
+        note = _directory(store) / f"{name}.json"
+        lock = os.open(note, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    hold = Hold(tool, name, note, lock)
+    try:
+        with storing(note):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            document = {"program": tool.program, "options": tool.options, "name": name}
+            write_all(lock, json.dumps(document).encode("ascii"))
+            os.fsync(lock)  # before the container, which would stay after a crash otherwise
+        _run(tool.make(name, image))
+    except BaseException:
+        with suppress(MountError):
+            hold.release()
+        hold.close()
+        raise
+    return hold
+
+
+def release_left(store: Path) -> list[str]:
+    """Release the holds of mounts that were killed; return messages about those that fail."""
+    failures = []
+    for note in sorted(_directory(store).glob("*.json")):
+        with suppress(FileNotFoundError):  # released meanwhile
+            hold = _left(note)
+            if hold is None:
+                continue
+            with hold:
+                try:
+                    hold.release()
+                except MountError as error:
+                    failures.append(str(error))
+    return failures
+
+
+def _directory(store: Path) -> Path:
+    # One for each user, as a store may be shared, but nobody can release the holds of others.
+    # Absolute, since the daemon works elsewhere.
+    return store.absolute() / f"holds-{user_of_store(os.environ)}"
+
+
+def _left(note: Path) -> Hold | None:
+    """Return the hold of a note that no process has locked."""
+    lock = os.open(note, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        document: Any = json.loads(os.pread(lock, _MAX_NOTE, 0) or b"null")
+        program, options = document["program"], tuple(document["options"])
+        known = program in _PROGRAMS and all(isinstance(one, str) for one in options)
+        if known and document["name"] == note.stem:
+            return Hold(HoldTool(program, options), note.stem, note, lock)
+    except BlockingIOError:
+        pass
+    except (ValueError, TypeError, KeyError, RecursionError):
+        note.unlink()  # of a crash, before its container was made
+    os.close(lock)
+    return None
+
+
+def _run(command: list[str], gone: re.Pattern[str] | None = None) -> None:
+    """Run a tool; ``gone`` is a message that is no failure."""
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, env=_environment(), check=False
+        )
+    except OSError as error:
+        raise MountError(f"{command[0]}: {error.strerror}") from None
+    said = done.stderr.decode("utf-8", "surrogateescape").strip()
+    if done.returncode and not (gone and gone.search(said)):
+        last = printable((said.splitlines() or ["it failed without a message"])[-1])
+        raise MountError(f"{command[0]}: {last.removeprefix('Error: ')}")
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "LC_ALL": "C"}
