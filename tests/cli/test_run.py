@@ -342,6 +342,25 @@ def test_what_cannot_be_is_refused(
     assert not line.left()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("exec", "--detach-keys", "a"), "-d leaves it running from the start"),
+        (("exec", "--privileged"), "'unionmount run --privileged' gave its container"),
+        (("exec", "-l"), "write the name of the container"),
+        (("attach", "--latest"), "write the name of the container"),
+    ],
+    ids=str,
+)
+def test_what_engines_offer_for_a_running_container(
+    line: Runner, words: tuple[str, ...], message: str
+) -> None:
+    done = line.run(*words, "web", "true", status=125 if words[0] == "exec" else 2)
+    assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+    assert f"'{words[1]}' is not offered: " in done.stderr
+    assert message in done.stderr
+
+
 def test_a_source_in_a_directory_that_is_gone(line: Runner, image: Path, tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     words = [*COMMAND, "run", "--rm", "-v", ".:/x", str(image), "true"]

@@ -1,4 +1,4 @@
-"""Options of ``docker run`` and ``podman run`` that are not offered, and what to do instead."""
+"""Options of docker and podman that are not offered for containers, and what to do instead."""
 
 from __future__ import annotations
 
@@ -46,14 +46,26 @@ _ADVICE = (
     ("", "--sysctl --umask --tz --systemd --pod --rmi --preserve-fds --secret --env-host"),
     ("", "--http-proxy --rootfs --timeout --domainname --storage-opt --isolation --cgroup-parent"),
 )
-_COMMANDS = ("run", "shell", "bundle")
+_LATEST = "write the name of the container; 'unionmount ps' lists them"
+_ADVICE_FOR_EXEC = (
+    ("nothing detaches from the program; -d leaves it running from the start", "--detach-keys"),
+    (
+        "a program has the rights that 'unionmount run --privileged' gave its container",
+        "--privileged",
+    ),
+    ("", "--preserve-fds"),
+    (_LATEST, "-l --latest"),
+)
+_ADVICE_ON = {
+    **dict.fromkeys(("run", "shell", "bundle"), _ADVICE),
+    "exec": _ADVICE_FOR_EXEC,
+    **dict.fromkeys(("attach", "logs", "start", "stop", "kill"), ((_LATEST, "-l --latest"),)),
+}
 
 
 def advice_for(command: str, option: str) -> str | None:
     """Return the message for an option that engines have and ``command`` has not; or None."""
-    if command not in _COMMANDS:
-        return None
-    for advice, names in _ADVICE:
+    for advice, names in _ADVICE_ON.get(command, ()):
         if option in names.split():
             return f"'{option}' is not offered{': ' if advice else ''}{advice}"
     return None
