@@ -30,6 +30,9 @@ from support.users import public_place
 
 ASSETS = Path(__file__).parents[1] / "assets/podman"
 _ROOTLESS, _ROOT = ("crun", False), ("runc", True)
+# Times that podman is asked if the answers differ: 4.3 loses the output of a container now and then
+# that ends at once, with status 0, on a busy machine. unionmount is asked once.
+_ASKED = 3
 _WAYS = (_ROOTLESS, _ROOT, ("runc", False), ("crun", True))
 
 pytestmark = [
@@ -177,6 +180,10 @@ def test_the_same_as_with_podman(place: Path, way: Way, request: pytest.FixtureR
     engines = [way.prepare(place, engine, request) for engine in ("podman", "unionmount")]
     with ThreadPoolExecutor() as pool:
         theirs, ours = pool.map(way.play, engines)
+    for again in range(1, _ASKED):
+        if theirs == ours:
+            break
+        theirs = way.play(way.prepare(place / f"again-{again}", "podman", request))
     difference = list(difflib.unified_diff(theirs, ours, "podman", "unionmount", lineterm=""))
     assert not difference, "\n".join(difference)
     assert not [line for line in ours if line.startswith("Traceback")]
