@@ -114,7 +114,7 @@ def test_what_it_is_made_of(store: PodmanStore, line: Runner) -> None:
         ["grep", "--all-layers", "x", IMAGE],
         ["mount", "--layers", IMAGE],
     ):
-        assert "podman save" in line.error(*words, status=2)
+        assert f"unionmount load {IMAGE}" in line.error(*words, status=2)
 
 
 def test_podman_keeps_what_is_mounted(store: PodmanStore, line: Runner, tmp_path: Path) -> None:
@@ -245,10 +245,8 @@ def test_changes_are_kept(store: PodmanStore, line: Runner, tmp_path: Path) -> N
     line.output("umount", place)
     assert line.output("check") == ""
     assert line.output("ls", "work:/moved") == "above\n"
-    assert "podman save" in line.error("commit", "work", "made", status=2)
-    archive = tmp_path / "second.tar"
-    store.run("podman", "save", "-q", "-o", str(archive), "localhost/second")
-    line.run("load", "-i", archive)
+    assert f"unionmount load {IMAGE}" in line.error("commit", "work", "made", status=2)
+    line.output("load", IMAGE)
     line.run("commit", "work", "made")  # its layers are in the store now
     assert line.output("cat", "made:/etc/changed") == "mine\n"
 
@@ -340,6 +338,25 @@ class TestRootless:
         user.output("cp", *options, f"{IMAGE}:/closed", out)
         assert (out / "secret").read_text() == "secret\n"
         assert {path.stat().st_uid for path in (out, *out.iterdir())} == {UID}
+
+    @pytest.mark.parametrize("named", [True, False], ids=["named", "default"])
+    def test_it_is_loaded_into_the_users_store(
+        self, rootless: tuple[PodmanStore, Runner], named: bool
+    ) -> None:
+        store, user = rootless
+        own = dict(user.environment)
+        if not named:
+            del own["UNIONMOUNT_ROOT"]
+        line = Runner(user.store.parent, prefix=user.prefix)
+        line.environment = own
+        line.output("load", IMAGE)
+        image = store.run("podman", "images", "-q", "--no-trunc", "localhost/second").strip()
+        assert line.output("images", "-q", "--no-trunc").strip() == image
+        assert line.output("cat", "localhost/second:/closed/secret") == "secret\n"
+        place = user.store if named else store.top / "home/DATA/unionmount"
+        made = [place, *place.rglob("*")]
+        assert place in {path.parents[3] for path in made if path.name == "layer.tar"}
+        assert {path.lstat().st_uid for path in made} == {UID}
 
     @pytest.mark.needs("crun", "busybox")
     def test_a_program_runs(self, rootless: tuple[PodmanStore, Runner]) -> None:

@@ -97,6 +97,17 @@ def test_names_and_ids(docker: DockerDaemon, line: Runner, image: str) -> None:
     assert "no such image" in line.error("ls", f"{begin}]nothing")
 
 
+def test_it_is_loaded(docker: DockerDaemon, line: Runner, image: str) -> None:
+    """The layers are made again: the image has docker's ID, and the digests that docker has."""
+    name = image.rpartition("]")[2]
+    known = json.loads(docker.run("image", "inspect", name))[0]
+    line.output("load", image)
+    (shown,) = json.loads(line.output("inspect", name))
+    assert (shown["Id"], shown["RootFS"]) == (known["Id"], known["RootFS"])
+    assert line.output("which", name, "/etc/changed").splitlines()
+    assert line.output("check") == ""
+
+
 def test_another_daemon_holds_nothing(line: Runner, image: str, tmp_path: Path) -> None:
     line.environment["DOCKER_HOST"] = f"unix://{tmp_path}/socket"
     done = line.run("mount", "--ro", "--mkdir", image, tmp_path / "mnt")

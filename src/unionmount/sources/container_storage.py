@@ -5,6 +5,7 @@
     <root>/<driver>-images/images.json        images: ID, names, top layer, names of documents
     <root>/<driver>-images/<ID>/<document>    manifest and config of an image
     <root>/<driver>-layers/layers.json        layers: ID, parent, digest and size of the tar
+    <root>/<driver>-layers/<ID>.tar-split.gz  what of the tar is not in the files
     <root>/overlay/<ID>/diff                  the files of one layer, with marks of whiteouts
     <root>/vfs/dir/<ID>                       the files of one layer and of all below it
 
@@ -53,26 +54,34 @@ _PART_OF_ID = re.compile("[0-9a-f]{3,64}")
 
 @dataclass(frozen=True, slots=True)
 class UnpackedLayer:
-    """A layer that another tool has unpacked: its directory, and the bytes of its tar."""
+    """A layer that another tool has unpacked: its directory, and the bytes of its tar.
+
+    ``record`` is the file from which the tar can be made again (``tar_split``), if it is there.
+    """
 
     path: Path
     size: int
+    record: Path
 
 
 @dataclass(frozen=True, slots=True)
 class FoundImage:
     """An image of another tool's store, its layers lowest first.
 
-    ``id`` is what the tool calls it, ``root`` the directory of the store.
+    ``id`` is what the tool calls it, ``root`` the directory of the store. ``name`` is the full name
+    by which it was found; None if that was an ID.
 
     ``whole``: each directory has all files of the layers below, too, so only the last is mounted.
+    ``made_up``: the tool keeps no manifest, so one was made.
     """
 
     id: str
     image: ImageDocuments
     layers: tuple[UnpackedLayer, ...]
     root: Path
-    whole: bool
+    name: Reference | None
+    whole: bool = False
+    made_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +106,13 @@ class ContainerStorage:
         """Find an image by name, by ID or its beginning, or by ``NAME@ID``."""
         with self._locked():
             images = [one for root in self._place.roots for one in self._images(root)]
-            chosen = self._chosen(images, word)
+            chosen, name = self._chosen(images, word)
             documents = self._documents(chosen)
             layers = self._chain(chosen, documents)
         is_whole = self._place.driver == "vfs"
-        return FoundImage(chosen.id, documents, layers, self._place.graph_root, is_whole)
+        return FoundImage(
+            chosen.id, documents, layers, self._place.graph_root, name, whole=is_whole
+        )
 
     def has_container(self, name: str) -> bool:
         """Return whether a container of this name is recorded, as holds are."""
@@ -138,7 +149,11 @@ class ContainerStorage:
 
     # ---- names ----
 
-    def _chosen(self, images: Sequence[_StoredEntry], word: str) -> _StoredEntry:
+    def _chosen(
+        self, images: Sequence[_StoredEntry], word: str
+    ) -> tuple[_StoredEntry, Reference | None]:
+        """Return an image, and the full name by which it was found, if it was."""
+        meant: Reference | None = None
         name, at, wanted = word.rpartition("@")
         if at and ":" not in wanted:  # a digest has a colon, an ID has none
             found = _with_id(images, wanted)
@@ -146,7 +161,7 @@ class ContainerStorage:
         elif _PART_OF_ID.fullmatch(word) and (found := _with_id(images, word)):
             pass
         else:
-            found = _named(images, word)
+            found, meant = _named(images, word)
         ids = {one.id for one in found}
         if len(ids) > 1:
             raise InvalidReference(
@@ -157,7 +172,7 @@ class ContainerStorage:
             known = [_familiar(one) for image in images for one in image.names]
             near = printable(did_you_mean(word, known))
             raise NotFoundError(f"{PREFIX}{printable(word)}: no such image in {self._what}{near}")
-        return found[0]
+        return found[0], meant
 
     # ---- documents and layers ----
 
@@ -199,7 +214,8 @@ class ContainerStorage:
             directory = self._directory(root, at)
             _refuse_other_forms(one, directory, f"{where}: layer {at[:12]}")
             size = one.size("diff-size") if "diff-size" in one.values else 0
-            found.append(UnpackedLayer(directory, size))
+            record = root / f"{self._place.driver}-layers" / f"{at}.tar-split.gz"
+            found.append(UnpackedLayer(directory, size, record))
             at = _checked(one, "parent") if one.string("parent", "") else ""
         if len(found) != len(expected):
             raise FormatError(
@@ -285,8 +301,10 @@ def _with_id(images: Sequence[_StoredEntry], word: str) -> list[_StoredEntry]:
     return [one for one in images if one.id.startswith(word)]
 
 
-def _named(images: Sequence[_StoredEntry], word: str) -> list[_StoredEntry]:
-    """Return the image of a name; one without a registry may be localhost's, as podman has it."""
+def _named(
+    images: Sequence[_StoredEntry], word: str
+) -> tuple[list[_StoredEntry], Reference | None]:
+    """Return the image of a name, and its full name; that may be localhost's, as podman has it."""
     for name in _meanings(word):
         if name.digest is not None:
             digest = str(name.digest)
@@ -295,8 +313,8 @@ def _named(images: Sequence[_StoredEntry], word: str) -> list[_StoredEntry]:
             text = str(name.with_default_tag())
             found = [one for one in images if text in one.names]
         if found:
-            return found
-    return []
+            return found, name.with_default_tag()
+    return [], None
 
 
 def _is_of(one: _StoredEntry, word: str) -> bool:

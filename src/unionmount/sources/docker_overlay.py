@@ -4,7 +4,7 @@
 
     <root>/image/overlay2/repositories.json                 names and digests of images
     <root>/image/overlay2/imagedb/content/sha256/<ID>       the config of an image
-    <root>/image/overlay2/layerdb/sha256/<chain ID>/…       a layer: cache-id, diff_id, size
+    <root>/image/overlay2/layerdb/sha256/<chain ID>/…       a layer: cache-id, diff, size, record
     <root>/overlay2/<cache-id>/diff                         the files of one layer
 
 docker has no lock for other processes. It writes each of these files under another name first, so
@@ -78,7 +78,7 @@ class DockerOverlay:
 
     def find(self, word: str) -> FoundImage:
         """Find an image by name, by name and digest, or by ID or its beginning."""
-        image_id = self._chosen(word)
+        image_id, name = self._chosen(word)
         where = f"{PREFIX}{image_id[:12]}"
         try:
             raw = _read(self._images / "imagedb/content/sha256" / image_id, MAX_DOCUMENT)
@@ -94,17 +94,18 @@ class DockerOverlay:
             for chain, diff_id in zip(chains, config.diff_ids, strict=True)
         )
         documents = ImageDocuments.from_config(config, [one.size for one in layers], where)
-        return FoundImage(image_id, documents, layers, self._root, whole=False)
+        return FoundImage(image_id, documents, layers, self._root, name, made_up=True)
 
-    def _chosen(self, word: str) -> str:
-        """Return the ID of the image that a word means."""
+    def _chosen(self, word: str) -> tuple[str, Reference | None]:
+        """Return the ID of the image that a word means, and its full name if that was meant."""
         names = self._names()
         try:
-            named = names.get(str(Reference.parse(word).with_default_tag()))
+            meant = Reference.parse(word).with_default_tag()
+            named = names.get(str(meant))
         except InvalidReference:
             named = None
         if named is not None:
-            return named
+            return named, meant
         if part := _PART_OF_ID.fullmatch(word):
             ids = [one for one in self._ids() if one.startswith(part[1])]
             if len(ids) > 1:
@@ -112,7 +113,7 @@ class DockerOverlay:
                     f"{PREFIX}{printable(word)} is ambiguous: {len(ids)} images begin with it"
                 )
             if ids:
-                return ids[0]
+                return ids[0], None
         known = [Reference.parse(name).familiar for name in names]
         near = printable(did_you_mean(word, known)) or self._elsewhere(word)
         raise NotFoundError(f"{PREFIX}{printable(word)}: no such image in {self._what}{near}")
@@ -171,7 +172,8 @@ class DockerOverlay:
             raise FormatError(f"{printable(str(directory))}: is not layer {diff_id}")
         if not re.fullmatch("[0-9]{1,18}", size):
             raise FormatError(f"{printable(str(directory))}: size '{printable(size)[:40]}'")
-        return UnpackedLayer(self._root / "overlay2" / cache / "diff", int(size))
+        record = directory / "tar-split.json.gz"
+        return UnpackedLayer(self._root / "overlay2" / cache / "diff", int(size), record)
 
 
 def _is_id(value: Any) -> bool:

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unionmount.errors import MountError
-from unionmount.sources.storage_places import user_of_store
 from unionmount.system.closing import Closing
 from unionmount.system.files import write_all
 from unionmount.system.os_errors import storing
+from unionmount.system.real_user import real_user
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def release_left(store: Path) -> list[str]:
 def _directory(store: Path) -> Path:
     # One for each user, as a store may be shared, but nobody can release the holds of others.
     # Absolute, since the daemon works elsewhere.
-    return store.absolute() / f"holds-{user_of_store(os.environ)}"
+    return store.absolute() / f"holds-{real_user(os.environ)}"
 
 
 def _left(note: Path) -> Hold | None:

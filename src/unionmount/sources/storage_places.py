@@ -7,7 +7,6 @@ or the machine's storage.conf; ``STORAGE_DRIVER``; an ordinary user's store belo
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unionmount.errors import FormatError, LimitExceeded, StoreError, UsageError
+from unionmount.system.real_user import real_user
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -85,15 +85,9 @@ def find_place(specifier: str, environment: Mapping[str, str]) -> StoragePlace:
     return StoragePlace(chosen, Path(root), run, _additional(default), named=True)
 
 
-def user_of_store(environment: Mapping[str, str]) -> int:
-    """Return the user whose store is used, also in the user namespace of podman."""
-    text = environment.get("_CONTAINERS_ROOTLESS_UID", "")
-    return int(text) if text.isascii() and text.isdecimal() else os.geteuid()
-
-
 def _default_place(environment: Mapping[str, str]) -> StoragePlace:
     found = _configured(environment)
-    uid = user_of_store(environment)
+    uid = real_user(environment)
     run = _expanded(_text(found, "runroot"), uid, environment)
     root = _expanded(_text(found, "graphroot"), uid, environment)
     if uid:
@@ -126,7 +120,7 @@ def _configured(environment: Mapping[str, str]) -> dict[str, Any]:
 def _files(environment: Mapping[str, str]) -> tuple[Path, ...]:
     if chosen := environment.get(_VARIABLE):
         return (Path(chosen),)
-    if not user_of_store(environment):
+    if not real_user(environment):
         return _SYSTEM_FILES
     home = environment.get("XDG_CONFIG_HOME") or f"{environment.get('HOME', '')}/.config"
     return (Path(home, "containers/storage.conf"),)
