@@ -339,6 +339,18 @@ class TestRootless:
         assert (out / "secret").read_text() == "secret\n"
         assert {path.stat().st_uid for path in (out, *out.iterdir())} == {UID}
 
+    def test_containers_of_the_default_store(self, rootless: tuple[PodmanStore, Runner]) -> None:
+        """In the namespace the user is root, but root's store is not meant."""
+        store, user = rootless
+        line = Runner(user.store.parent, prefix=user.prefix)
+        line.environment = dict(user.environment)
+        del line.environment["UNIONMOUNT_ROOT"]
+        place = store.top / "home/default"
+        line.output("mount", "--mkdir", "--name", "kept", IMAGE, place)
+        line.output("umount", place)
+        assert line.output("cat", "kept:/closed/secret") == "secret\n"
+        line.output("rm", "kept")
+
     @pytest.mark.parametrize("named", [True, False], ids=["named", "default"])
     def test_it_is_loaded_into_the_users_store(
         self, rootless: tuple[PodmanStore, Runner], named: bool
