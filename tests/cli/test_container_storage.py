@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.archives import Layer, docker_archive
 from support.container_storage import FIND, PodmanStore, podman_store, rootless_store
 from support.mounting import COMMAND, Process, unmounting
 from support.rootless import UID
@@ -145,6 +146,15 @@ def test_podman_holds_without_buildah(store: PodmanStore, line: Runner, tmp_path
     assert line.record(place)["hold"].startswith("podman container ")
     assert store.call("podman", "rmi", "localhost/second").returncode
     line.output("umount", place)
+    volume = {"Volumes": {"/data": {}}}
+    # podman makes a volume for each VOLUME of an image, also if its container never runs
+    image = docker_archive(tmp_path / "a.tar", [Layer()], "volume:1", config=volume)
+    store.run("podman", "load", "-q", "-i", str(image))
+    place = mounted(line, tmp_path, "--ro", image="containers-storage:volume:1")
+    assert len(store.run("podman", "volume", "ls", "-q").split()) == 1
+    line.output("umount", place)
+    assert store.run("podman", "volume", "ls", "-q") == ""
+    store.run("podman", "rmi", "volume:1")
 
 
 def test_without_a_tool_it_is_said(line: Runner, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_a_hold_that_was_left_is_released(tmp_path: Path, told: Path) -> None:
     options = ["--root", "/srv/store"]
     path = note(tmp_path, json.dumps({"program": "podman", "options": options, "name": NAME}))
     assert release_left(tmp_path) == []
-    assert told.read_text() == f"podman --root /srv/store rm {NAME}\n"
+    assert told.read_text() == f"podman --root /srv/store rm -v {NAME}\n"
     assert not path.exists()
 
 

@@ -54,8 +54,12 @@ class HoldTool:
         return [*begin, "create", *never, "--network", "none", "--name", name, image, _COMMAND]
 
     def remove(self, name: str) -> list[str]:
-        """Return the command that removes a container."""
-        return [self.program, *self.options, "rm", name]
+        """Return the command that removes a container, with the volumes that the tool made for it.
+
+        podman and docker make one for each VOLUME of the image, and would keep them without -v.
+        """
+        volumes = [] if self.program == "buildah" else ["-v"]
+        return [self.program, *self.options, "rm", *volumes, name]
 
 
 class Hold(Closing):
