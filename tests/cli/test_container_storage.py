@@ -349,6 +349,24 @@ class TestRootless:
         assert (out / "secret").read_text() == "secret\n"
         assert {path.stat().st_uid for path in (out, *out.iterdir())} == {UID}
 
+    def test_root_leaves_nothing_in_it(
+        self, rootless: tuple[PodmanStore, Runner], tmp_path: Path
+    ) -> None:
+        """A container that root makes would be recorded in files that the user cannot read."""
+        store, _ = rootless
+        words = ["podman", "info", "--format", "{{.Store.GraphDriverName}} {{.Store.GraphRoot}}"]
+        driver, root = store.run(*words).split()
+        line, place = Runner(tmp_path), tmp_path / "mnt"
+        with unmounting(line):
+            word = f"containers-storage:[{driver}@{root}]localhost/second"
+            done = line.run("mount", "--ro", "--mkdir", word, place)
+            assert "belongs to another user" in done.stderr
+            assert done.stderr.count("\n") == 1
+            assert (place / "etc/changed").read_text() == "new\n"
+            line.output("umount", place)
+        assert 0 not in {path.lstat().st_uid for path in Path(root).rglob("*")}
+        assert store.containers() == []
+
     def test_containers_of_the_default_store(self, rootless: tuple[PodmanStore, Runner]) -> None:
         """In the namespace the user is root, but root's store is not meant."""
         store, user = rootless

@@ -5,11 +5,16 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from support.effort import amount
 
-from unionmount.sources.holds import release_left
+from unionmount.errors import StoreError
+from unionmount.sources.holds import HoldTool, hold_image, release_left
 
 NAME = "unionmount-0123456789ab"
 
@@ -78,3 +83,55 @@ def test_a_tool_that_fails_is_named(tmp_path: Path, told: Path) -> None:
     assert release_left(tmp_path) == ["docker: no daemon"]
     assert path.exists()
     assert told.read_text() == ""
+
+
+@pytest.mark.parametrize(
+    "options", [["--storage-opt", "x=y"], ["--root"], ["--root", "/a", "-c"], ["-H", "tcp://x"]]
+)
+def test_options_of_a_note_are_those_of_a_store(
+    tmp_path: Path, told: Path, options: list[str]
+) -> None:
+    note(tmp_path, json.dumps({"program": "podman", "options": options, "name": NAME}))
+    assert release_left(tmp_path) == []
+    assert told.read_text() == ""
+
+
+@pytest.mark.parametrize("how", ["owner", "mode", "symlink"])
+def test_notes_of_others_run_nothing(tmp_path: Path, told: Path, how: str) -> None:
+    """Who may write to a store that several users have could run a program as another of them."""
+    if how == "owner" and os.geteuid():
+        pytest.skip("only root can give a directory away")
+    path = note(tmp_path, json.dumps({"program": "podman", "options": [], "name": NAME}))
+    directory = path.parent
+    if how == "owner":
+        os.chown(directory, 5555, 5555)
+    elif how == "mode":
+        directory.chmod(0o777)
+    else:
+        directory.rename(tmp_path / "elsewhere")
+        directory.symlink_to("elsewhere")
+    for action in (
+        lambda: release_left(tmp_path),
+        lambda: hold_image(tmp_path, HoldTool("podman"), "0" * 64),
+    ):
+        with pytest.raises(StoreError, match="only this user can write to"):
+            action()
+    assert told.read_text() == ""
+
+
+def test_a_new_hold_is_not_taken_for_one_that_was_left(tmp_path: Path, told: Path) -> None:
+    """Other mounts look for holds that were left while this one makes its own."""
+    script = "import pathlib, sys\nfrom unionmount.sources.holds import release_left\nprint()\n"
+    script += "sys.stdout.flush()\nwhile True: release_left(pathlib.Path(sys.argv[1]))\n"
+    words = [sys.executable, "-c", script, str(tmp_path)]
+    with ExitStack() as stack:
+        for _ in range(2):
+            other = stack.enter_context(subprocess.Popen(words, stdout=subprocess.PIPE))
+            stack.callback(other.kill)
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"\n"
+        count = amount(400, 4000)
+        for _ in range(count):
+            with hold_image(tmp_path, HoldTool("buildah"), "0" * 64) as hold:
+                hold.release()
+    assert len(told.read_text().splitlines()) == 2 * count  # made, and removed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -61,6 +62,8 @@ def hold(store: Path, image: OpenImage) -> Callable[[], None]:
 def _lacking(programs: Sequence[str]) -> str:
     if list(programs) == ["docker"]:
         return "no docker is installed that reaches the daemon of this directory (DOCKER_HOST)"
+    if any(map(shutil.which, programs)):
+        return "the store belongs to another user, for whom a container cannot be made"
     return f"none of {', '.join(programs)} is installed"
 
 

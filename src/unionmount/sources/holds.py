@@ -16,12 +16,13 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from unionmount.errors import MountError
+from unionmount.errors import MountError, StoreError
 from unionmount.system.closing import Closing
 from unionmount.system.files import write_all
 from unionmount.system.os_errors import storing
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _MAX_NOTE = 64 * 1024
 _COMMAND = "unionmount"  # of a container, for images that have none
 _PROGRAMS = ("buildah", "podman", "docker")
+_OPTIONS = frozenset({"--root", "--runroot", "--storage-driver"})  # each has a value
 _UNKNOWN = re.compile("no such container|container not known|no container with", re.IGNORECASE)
 
 
@@ -100,9 +102,15 @@ def find_tool(programs: Sequence[str], options: Sequence[str]) -> HoldTool | Non
 
 
 def serves(tool: HoldTool, root: Path) -> bool:
-    """Return whether images below ``root`` are the tool's: docker's are those of its daemon."""
+    """Return whether images below ``root`` are the tool's: docker's are those of its daemon.
+
+    podman's and buildah's are those of this user. In a store of somebody else, root would leave
+    files that the owner can neither read nor change.
+    """
     if tool.program != "docker":
-        return True
+        with suppress(OSError):
+            return root.stat().st_uid == os.geteuid()
+        return False
     done = subprocess.run(
         [tool.program, "info", "--format", "{{.DockerRootDir}}"],
         stdin=subprocess.DEVNULL,
@@ -110,20 +118,19 @@ def serves(tool: HoldTool, root: Path) -> bool:
         env=_environment(),
         check=False,
     )
-    return os.path.realpath(os.fsdecode(done.stdout.strip())) == os.path.realpath(root)
+    said = os.fsdecode(done.stdout.strip())
+    return bool(said) and os.path.realpath(said) == os.path.realpath(root)
 
 
 def hold_image(store: Path, tool: HoldTool, image: str) -> Hold:
     """Hold an image by its ID; ``store`` is the directory of our own store."""
-    name = f"unionmount-{os.urandom(6).hex()}"
     with storing(store):
         _directory(store).mkdir(mode=0o700, exist_ok=True)
-        note = _directory(store) / f"{name}.json"
-        lock = os.open(note, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        _check_private(_directory(store))
+        name, note, lock = _locked_note(_directory(store))
     hold = Hold(tool, name, note, lock)
     try:
         with storing(note):
-            fcntl.flock(lock, fcntl.LOCK_EX)
             document = {"program": tool.program, "options": tool.options, "name": name}
             write_all(lock, json.dumps(document).encode("ascii"))
             os.fsync(lock)  # before the container, which would stay after a crash otherwise
@@ -136,10 +143,40 @@ def hold_image(store: Path, tool: HoldTool, image: str) -> Hold:
     return hold
 
 
+def _locked_note(directory: Path) -> tuple[str, Path, int]:
+    """Make an empty note, and lock it; return its name, its path and the descriptor."""
+    while True:
+        name = f"unionmount-{os.urandom(6).hex()}"
+        note = directory / f"{name}.json"
+        lock = os.open(note, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.fstat(lock).st_nlink:
+                return name, note, lock
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)  # another process took it for one of a crash, before it was locked
+
+
+def _check_private(directory: Path) -> None:
+    """Raise StoreError unless only this user can write notes: they say which programs are run."""
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise StoreError(
+            f"{printable(str(directory))}: is not a directory that only this user can write to; "
+            "remove it, or choose another store (UNIONMOUNT_ROOT)"
+        )
+
+
 def release_left(store: Path) -> list[str]:
     """Release the holds of mounts that were killed; return messages about those that fail."""
     failures = []
-    for note in sorted(_directory(store).glob("*.json")):
+    directory = _directory(store)
+    if not os.path.lexists(directory):
+        return []
+    _check_private(directory)
+    for note in sorted(directory.glob("*.json")):
         with suppress(FileNotFoundError):  # released meanwhile
             hold = _left(note)
             if hold is None:
@@ -161,19 +198,23 @@ def _directory(store: Path) -> Path:
 def _left(note: Path) -> Hold | None:
     """Return the hold of a note that no process has locked."""
     lock = os.open(note, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    found = None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         document: Any = json.loads(os.pread(lock, _MAX_NOTE, 0) or b"null")
         program, options = document["program"], tuple(document["options"])
-        known = program in _PROGRAMS and all(isinstance(one, str) for one in options)
-        if known and document["name"] == note.stem:
-            return Hold(HoldTool(program, options), note.stem, note, lock)
+        known = program in _PROGRAMS and _OPTIONS.issuperset(options[::2])
+        paths = all(isinstance(one, str) for one in options) and not len(options) % 2
+        if known and paths and document["name"] == note.stem:
+            found = Hold(HoldTool(program, options), note.stem, note, lock)
     except BlockingIOError:
         pass
     except (ValueError, TypeError, KeyError, RecursionError):
         note.unlink()  # of a crash, before its container was made
-    os.close(lock)
-    return None
+    finally:
+        if found is None:
+            os.close(lock)
+    return found
 
 
 def _run(command: list[str], gone: re.Pattern[str] | None = None) -> None:
