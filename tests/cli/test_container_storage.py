@@ -13,6 +13,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.archives import Layer, docker_archive
@@ -146,7 +147,7 @@ def test_podman_holds_without_buildah(store: PodmanStore, line: Runner, tmp_path
     assert line.record(place)["hold"].startswith("podman container ")
     assert store.call("podman", "rmi", "localhost/second").returncode
     line.output("umount", place)
-    volume = {"Volumes": {"/data": {}}}
+    volume: dict[str, Any] = {"Volumes": {"/data": {}}}
     # podman makes a volume for each VOLUME of an image, also if its container never runs
     image = docker_archive(tmp_path / "a.tar", [Layer()], "volume:1", config=volume)
     store.run("podman", "load", "-q", "-i", str(image))

@@ -13,6 +13,7 @@ from support.archives import Layer, docker_archive
 from support.container_storage import FIND
 from support.docker_daemon import DockerDaemon, docker_daemon
 from support.mounting import unmounting
+from support.rootless import ordinary_user
 from support.running import Runner
 
 pytestmark = pytest.mark.needs("root", "fuse", "dockerd", "docker", "overlayfs", "backing-tmpfs")
@@ -121,5 +122,17 @@ def test_containerds_store_is_recognised(line: Runner, tmp_path: Path) -> None:
     (store / "1").mkdir(parents=True)
     message = line.error("ls", f"docker-overlay2:[{root}]nginx")
     assert "containerd" in message
-    assert "docker save" in message
+    assert "unionmount load docker-daemon:" in message
     assert os.listdir(root) == ["containerd"]
+
+
+@pytest.mark.needs("ordinary-user")
+def test_what_only_root_may_look_into_is_no_reason(public_tmp: Path) -> None:
+    """The message is about the image, not about containerd's directory."""
+    with ordinary_user(public_tmp, ranges=False) as user:
+        root = public_tmp / "home/docker"
+        closed = root / "containerd/daemon/io.containerd.snapshotter.v1.overlayfs"
+        closed.mkdir(parents=True)
+        closed.chmod(0o700)
+        message = user.error("ls", f"docker-overlay2:[{root}]nginx")
+        assert "repositories.json: does not exist" in message

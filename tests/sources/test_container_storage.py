@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -112,6 +113,27 @@ class TestDamage:
         with pytest.raises(UnionmountError, match="No such file"):
             ContainerStorage(place).find("second")
 
+    @pytest.mark.parametrize("name", ["images.json", "*/manifest", "*/=*"])
+    @pytest.mark.parametrize("kind", ["fifo", "directory"])
+    def test_nothing_waits_for_what_is_no_file(
+        self, place: StoragePlace, name: str, kind: str
+    ) -> None:
+        for path in (place.graph_root / "overlay-images").glob(name):
+            path.unlink()
+            if kind == "fifo":
+                os.mkfifo(path)
+            else:
+                path.mkdir()
+        with pytest.raises(UnionmountError) as raised:
+            ContainerStorage(place).find("second")
+        assert "\n" not in str(raised.value)
+
+    def test_a_lock_that_is_a_fifo_is_not_waited_for(self, place: StoragePlace) -> None:
+        path = place.graph_root / "overlay-images/images.lock"
+        path.unlink()
+        os.mkfifo(path)
+        assert ContainerStorage(place).find("second").name is not None
+
     @pytest.mark.parametrize("word", ["nothing", "@0123456", "second@0123456", "fff0001"])
     def test_names_that_mean_nothing(self, place: StoragePlace, word: str) -> None:
         with pytest.raises(NotFoundError, match="no such image"):
@@ -149,6 +171,12 @@ def test_brackets_are_closed(text: str) -> None:
 def test_other_drivers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="btrfs"):
         find_place(f"[btrfs@{tmp_path}]", {"CONTAINERS_STORAGE_CONF": "/dev/null"})
+
+
+def test_a_configuration_that_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "storage.conf")
+    with pytest.raises(UnionmountError, match=r"storage\.conf: is a FIFO"):
+        find_place("", {"CONTAINERS_STORAGE_CONF": str(tmp_path / "storage.conf")})
 
 
 @pytest.mark.parametrize("text", ["[storage", "storage = 1", "\xff"])

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 from unionmount.errors import (
     FormatError,
     InvalidReference,
-    LimitExceeded,
     NotFoundError,
     StoreError,
 )
@@ -37,6 +36,7 @@ from unionmount.images.json_fields import MAX_DOCUMENT, Fields
 from unionmount.images.manifest import Manifest
 from unionmount.images.reference import Reference, has_registry
 from unionmount.sources.storage_places import PREFIX, StoragePlace
+from unionmount.system.files import read_document
 from unionmount.system.nearest import did_you_mean
 from unionmount.system.text import printable
 
@@ -185,13 +185,9 @@ class ContainerStorage:
     def _document(self, one: _StoredEntry, key: str) -> bytes:
         path = one.root / f"{self._place.driver}-images" / one.id / _file_name(key)
         try:
-            with path.open("rb") as file:
-                raw = file.read(MAX_DOCUMENT + 1)
+            return read_document(path, MAX_DOCUMENT, os.environ)
         except OSError as error:
             raise StoreError(f"{printable(str(path))}: {error.strerror}") from None
-        if len(raw) > MAX_DOCUMENT:
-            raise LimitExceeded(f"{printable(str(path))}: more than {MAX_DOCUMENT} bytes")
-        return raw
 
     def _chain(self, image: _StoredEntry, documents: ImageDocuments) -> tuple[UnpackedLayer, ...]:
         """Return the layers of an image by following parents; they fit the config."""
@@ -233,14 +229,17 @@ class ContainerStorage:
 def _read_lock(path: Path) -> Iterator[None]:
     """Hold a lock file of the library for reading; a store that was never written has none."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # of a FIFO, say
     except FileNotFoundError:
         yield
         return
     except OSError as error:
         raise StoreError(f"{printable(str(path))}: {error.strerror}") from None
     try:
-        fcntl.lockf(fd, fcntl.LOCK_SH)
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_SH)
+        except OSError as error:
+            raise StoreError(f"{printable(str(path))}: {error.strerror}") from None
         yield
     finally:
         os.close(fd)
@@ -250,14 +249,11 @@ def _records(path: Path) -> Iterator[Fields]:
     """Yield the objects of a list; none if there is no such file."""
     what = printable(str(path))
     try:
-        with path.open("rb") as file:
-            raw = file.read(_MAX_LIST + 1)
+        raw = read_document(path, _MAX_LIST, os.environ)
     except FileNotFoundError:
         return
     except OSError as error:
         raise StoreError(f"{what}: {error.strerror}") from None
-    if len(raw) > _MAX_LIST:
-        raise LimitExceeded(f"{what}: more than {_MAX_LIST} bytes")
     try:
         values: Any = json.loads(raw) if raw.strip() else None
     except (ValueError, RecursionError) as error:

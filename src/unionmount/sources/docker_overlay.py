@@ -15,14 +15,15 @@ nothing of this; it is recognised and refused.
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unionmount.errors import (
     FormatError,
     InvalidReference,
-    LimitExceeded,
     NotFoundError,
     StoreError,
     UsageError,
@@ -32,6 +33,7 @@ from unionmount.images.image import ImageDocuments
 from unionmount.images.json_fields import MAX_DOCUMENT, parse_object
 from unionmount.images.reference import Digest, Reference
 from unionmount.sources.container_storage import FoundImage, UnpackedLayer
+from unionmount.system.files import read_document
 from unionmount.system.nearest import did_you_mean
 from unionmount.system.text import printable
 
@@ -150,11 +152,12 @@ class DockerOverlay:
         """Return why images are not here, if docker keeps them in containerd's store."""
         for above in (self._root / "containerd/daemon", _CONTAINERD):
             snapshots = above / _SNAPSHOTTER / "snapshots"
-            if snapshots.is_dir() and next(snapshots.iterdir(), None) is not None:
-                return (
-                    f"; docker may keep it in containerd's store ({_SNAPSHOTTER}), which is not "
-                    f"supported: docker save {printable(word)} | unionmount load"
-                )
+            with suppress(OSError):  # it is not there, or only root may look into it
+                if any(snapshots.iterdir()):
+                    return (
+                        f"; docker may keep it in containerd's store ({_SNAPSHOTTER}), which is "
+                        f"not supported: unionmount load docker-daemon:{printable(word)}"
+                    )
         return ""
 
     def _layer(self, chain: Digest, diff_id: Digest, where: str) -> UnpackedLayer:
@@ -183,12 +186,8 @@ def _is_id(value: Any) -> bool:
 def _read(path: Path, limit: int) -> bytes:
     """Read a small file; FileNotFoundError is passed on, other errors become StoreError."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(limit + 1)
+        return read_document(path, limit, os.environ)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise StoreError(f"{printable(str(path))}: {error.strerror}") from None
-    if len(raw) > limit:
-        raise LimitExceeded(f"{printable(str(path))}: more than {limit} bytes")
-    return raw

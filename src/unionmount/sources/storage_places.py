@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unionmount.errors import FormatError, LimitExceeded, StoreError, UsageError
+from unionmount.errors import FormatError, StoreError, UsageError
+from unionmount.system.files import read_document
 from unionmount.system.real_user import real_user
 from unionmount.system.text import printable
 
@@ -107,8 +108,7 @@ def _configured(environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the table ``storage`` of the configuration; an empty one without a file."""
     for file in _files(environment):
         try:
-            with file.open("rb") as opened:
-                raw = opened.read(_MAX_FILE + 1)
+            raw = read_document(file, _MAX_FILE, environment)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
@@ -127,8 +127,6 @@ def _files(environment: Mapping[str, str]) -> tuple[Path, ...]:
 
 
 def _parsed(raw: bytes, what: str) -> dict[str, Any]:
-    if len(raw) > _MAX_FILE:
-        raise LimitExceeded(f"{what}: more than {_MAX_FILE} bytes")
     try:
         document = tomllib.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
