@@ -332,6 +332,27 @@ class TestRootless:
         assert store.containers() == []
         assert store.call("mountpoint", "-q", str(place)).returncode
 
+    def test_without_its_keeper(self, rootless: tuple[PodmanStore, Runner]) -> None:
+        """The daemon ends with one line in its log; what is left is cleared as after a crash."""
+        store, user = rootless
+        place = store.top / "home/alone"
+        user.output("mount", "--mkdir", "--ro", IMAGE, place)
+        record = user.record(place)
+        (keeper,) = Path(f"/proc/{record['pid']}/task/{record['pid']}/children").read_text().split()
+        waited = Process(int(keeper))
+        os.kill(int(keeper), signal.SIGKILL)
+        waited.wait()
+        daemon = Process(record["pid"])
+        os.kill(record["pid"], signal.SIGTERM)
+        daemon.wait()
+        log = (user.runtime_directory / f"mounts/{record['id']}.log").read_text()
+        assert "the keeper of the mount has ended" in log
+        assert "Traceback" not in log
+        user.output("umount", place)
+        user.run("mount", "--ro", IMAGE, place)  # releases the hold that was left
+        user.output("umount", place)
+        assert store.containers() == []
+
     def test_inside_of_podmans_namespace(self, rootless: tuple[PodmanStore, Runner]) -> None:
         _, user = rootless
         words = [*user.prefix, "podman", "unshare", *COMMAND, "cat", f"{IMAGE}:/closed/secret"]
