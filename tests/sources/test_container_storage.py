@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from support.container_storage import PodmanStore, podman_store
 
-from unionmount.errors import NotFoundError, UnionmountError, UsageError
+from unionmount.errors import InvalidReference, NotFoundError, UnionmountError, UsageError
 from unionmount.sources.container_storage import ContainerStorage
+from unionmount.sources.docker_overlay import split_root
 from unionmount.sources.storage_places import StoragePlace, find_place, split_specifier
+from unionmount.system.text import printable
 
 Document = list[dict[str, Any]]
 
@@ -139,6 +141,16 @@ class TestDamage:
         with pytest.raises(NotFoundError, match="no such image"):
             ContainerStorage(place).find(word)
 
+    @pytest.mark.parametrize("word", ["SECOND", "a b", "second:", "..", "sec\nond"])
+    def test_an_error_has_the_word_as_it_was_written(self, place: StoragePlace, word: str) -> None:
+        with pytest.raises(InvalidReference) as raised:
+            ContainerStorage(place).find(word)
+        assert str(raised.value).startswith(f"'{printable(word)}' ")
+
+    def test_a_store_without_images(self, tmp_path: Path) -> None:
+        with pytest.raises(NotFoundError, match="no images with the driver vfs"):
+            ContainerStorage(StoragePlace("vfs", tmp_path)).find("second")
+
     def test_additional_stores(self, place: StoragePlace, tmp_path: Path) -> None:
         more = StoragePlace("overlay", tmp_path / "empty", additional=(place.graph_root,))
         assert (
@@ -166,6 +178,12 @@ def test_brackets_need_absolute_paths(text: str) -> None:
 def test_brackets_are_closed(text: str) -> None:
     with pytest.raises(UsageError, match="DRIVER@ROOT"):
         split_specifier(text)
+
+
+@pytest.mark.parametrize("split", [split_specifier, split_root])
+def test_brackets_alone_name_no_image(split: Callable[[str], object]) -> None:
+    with pytest.raises(UsageError, match="name of the image is missing"):
+        split("[/srv/store]")
 
 
 def test_other_drivers_are_refused(tmp_path: Path) -> None:

@@ -171,6 +171,8 @@ class ContainerStorage:
         if not found:
             known = [_familiar(one) for image in images for one in image.names]
             near = printable(did_you_mean(word, known))
+            if not images:
+                near = f", which has no images with the driver {self._place.driver}"
             raise NotFoundError(f"{PREFIX}{printable(word)}: no such image in {self._what}{near}")
         return found[0], meant
 
@@ -321,8 +323,8 @@ def _is_of(one: _StoredEntry, word: str) -> bool:
 
 def _meanings(word: str) -> list[Reference]:
     """Return the full names that a word may mean, the first one found counts."""
-    local = [] if has_registry(word) else [Reference.parse(f"localhost/{word}")]
-    return [Reference.parse(word), *local]
+    full = Reference.parse(word)  # first, as its error has the word
+    return [full] if has_registry(word) else [full, Reference.parse(f"localhost/{word}")]
 
 
 def _repository(name: str) -> str:

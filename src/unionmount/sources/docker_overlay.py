@@ -58,6 +58,8 @@ def split_root(text: str) -> tuple[Path, str]:
     root, bracket, name = text[1:].partition("]")
     if not bracket or not root.startswith("/"):
         raise UsageError(f"'{PREFIX}{printable(text)}': write [ROOT]NAME, with an absolute path")
+    if not name:
+        raise UsageError(f"'{PREFIX}{printable(text)}': the name of the image is missing behind it")
     return Path(root), name
 
 

@@ -69,6 +69,8 @@ def split_specifier(text: str) -> tuple[str, str]:
             f"'{PREFIX}{printable(text)}': write [DRIVER@ROOT+RUNROOT]NAME, with absolute paths"
         )
     name = found[4]
+    if not name:
+        raise UsageError(f"'{PREFIX}{printable(text)}': the name of the image is missing behind it")
     return text[: len(text) - len(name)], name
 
 
