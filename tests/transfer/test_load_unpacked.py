@@ -125,6 +125,30 @@ class TestLoad:
         assert theirs["rootfs"]["diff_ids"] == made.diff_ids
         assert line.output("images", "-q") == ""
 
+    @pytest.mark.parametrize("origin", [SOURCE, NAME])
+    @pytest.mark.parametrize("kind", ["oci", "oci-archive", "dir", "docker-archive"])
+    def test_a_digest_that_would_change_is_an_error(
+        self, line: Runner, tmp_path: Path, origin: str, kind: str
+    ) -> None:
+        """The manifest has compressed layers, and neither store has these."""
+        line.output("load", SOURCE)
+        place = tmp_path / "out"
+        message = line.error("copy", "--keep-digest", origin, f"{kind}:{place}", status=2)
+        assert "--keep-digest" in message
+        assert not place.exists()
+
+    def test_a_digest_that_stays_is_none(
+        self, store: PodmanStore, line: Runner, made: MadeImage, tmp_path: Path
+    ) -> None:
+        layout = write_directory(tmp_path / "oci", oci_layout(made))
+        line.run("load", layout)
+        line.output("copy", "--keep-digest", made.id, f"oci:{tmp_path / 'out'}:t")
+        raw = [
+            store.run("skopeo", "inspect", "--raw", f"oci:{one}:t")
+            for one in (layout, tmp_path / "out")
+        ]
+        assert raw[0] == raw[1]
+
     def test_other_platforms(self, line: Runner) -> None:
         assert "is for linux/amd64" in line.error("load", "--platform", "linux/arm64", SOURCE)
 
