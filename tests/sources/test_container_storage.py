@@ -13,10 +13,12 @@ import pytest
 from support.container_storage import PodmanStore, podman_store
 
 from unionmount.errors import InvalidReference, NotFoundError, UnionmountError, UsageError
+from unionmount.sources import Location
 from unionmount.sources.container_storage import ContainerStorage
 from unionmount.sources.docker_overlay import split_root
 from unionmount.sources.storage_places import StoragePlace, find_place, split_specifier
 from unionmount.system.text import printable
+from unionmount.transfer.open_unpacked import open_to_load, open_unpacked
 
 Document = list[dict[str, Any]]
 
@@ -86,11 +88,29 @@ class TestDamage:
         with pytest.raises(UnionmountError, match="not those of its config"):
             ContainerStorage(place).find("second")
 
-    def test_owners_are_mapped(self, place: StoragePlace) -> None:
+    def test_owners_are_mapped(self, place: StoragePlace, monkeypatch: pytest.MonkeyPatch) -> None:
+        """They cannot be used in place; made again, the layers have the owners of the image."""
         maps = {"uidmap": [{"container_id": 0, "host_id": 100_000, "size": 10}]}
         changed(place, "layers", lambda all_: [one.update(maps) for one in all_])
-        with pytest.raises(UnionmountError, match="owners are mapped"):
-            ContainerStorage(place).find("second")
+        monkeypatch.setenv("CONTAINERS_STORAGE_CONF", os.devnull)
+        location = Location.parse(f"containers-storage:[overlay@{place.graph_root}]second")
+        with pytest.raises(UnionmountError, match=r"owners .*uidmap.*unionmount load"):
+            open_unpacked(location)
+        with open_to_load(location, None) as archive:
+            assert len(archive.image(archive.entries()[0], None).layers) == 2
+
+    @pytest.mark.parametrize("size", [-1, None])
+    def test_a_size_that_is_not_known(self, place: StoragePlace, size: int | None) -> None:
+        """A layer of which only parts were pulled has none."""
+
+        def forget(layers: Document) -> None:
+            for one in layers:
+                del one["diff-size"]
+                if size is not None:
+                    one["diff-size"] = size
+
+        changed(place, "layers", forget)
+        assert [one.size for one in ContainerStorage(place).find("second").layers] == [0, 0]
 
     def test_composefs(self, place: StoragePlace) -> None:
         (place.graph_root / "overlay" / top_of(place) / "composefs-data").mkdir(parents=True)

@@ -72,7 +72,8 @@ class FoundImage:
     by which it was found; None if that was an ID.
 
     ``whole``: each directory has all files of the layers below, too, so only the last is mounted.
-    ``made_up``: the tool keeps no manifest, so one was made.
+    ``made_up``: the tool keeps no manifest, so one was made. ``mapped`` says how the owners of
+    files were changed on disk, so that they cannot be used in place; empty if they were not.
     """
 
     id: str
@@ -82,6 +83,7 @@ class FoundImage:
     name: Reference | None
     whole: bool = False
     made_up: bool = False
+    mapped: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +110,12 @@ class ContainerStorage:
             images = [one for root in self._place.roots for one in self._images(root)]
             chosen, name = self._chosen(images, word)
             documents = self._documents(chosen)
-            layers = self._chain(chosen, documents)
+            layers, mapped = self._chain(chosen, documents)
         is_whole = self._place.driver == "vfs"
         return FoundImage(
-            chosen.id, documents, layers, self._place.graph_root, name, whole=is_whole
+            *(chosen.id, documents, layers, self._place.graph_root, name),
+            whole=is_whole,
+            mapped=mapped,
         )
 
     def has_container(self, name: str) -> bool:
@@ -191,14 +195,20 @@ class ContainerStorage:
         except OSError as error:
             raise StoreError(f"{printable(str(path))}: {error.strerror}") from None
 
-    def _chain(self, image: _StoredEntry, documents: ImageDocuments) -> tuple[UnpackedLayer, ...]:
-        """Return the layers of an image by following parents; they fit the config."""
+    def _chain(
+        self, image: _StoredEntry, documents: ImageDocuments
+    ) -> tuple[tuple[UnpackedLayer, ...], str]:
+        """Return the layers of an image by following parents, and how owners are mapped.
+
+        The layers fit the config.
+        """
         known = {
             _checked(one, "id"): (root, one)
             for root in reversed(self._place.roots)
             for one in _records(root / f"{self._place.driver}-layers" / "layers.json")
         }
         where, at, found = f"{PREFIX}{image.id[:12]}", image.top, list[UnpackedLayer]()
+        mapped = ""
         expected = list(documents.diff_ids)
         while at:
             if at not in known or len(found) == min(len(expected), _MAX_LAYERS):
@@ -210,8 +220,13 @@ class ContainerStorage:
             if digest and digest != str(expected[-1 - len(found)]):
                 raise FormatError(f"{where}: layer {at[:12]} has digest {printable(digest)}")
             directory = self._directory(root, at)
-            _refuse_other_forms(one, directory, f"{where}: layer {at[:12]}")
-            size = one.size("diff-size") if "diff-size" in one.values else 0
+            if (directory.parent / "composefs-data").exists():
+                raise FormatError(
+                    f"{where}: layer {at[:12]}: is stored with composefs, which is not supported"
+                )
+            mapped = mapped or _mapped(one)
+            # Unknown sizes are missing, or -1.
+            size = 0 if one.values.get("diff-size", -1) == -1 else one.size("diff-size")
             record = root / f"{self._place.driver}-layers" / f"{at}.tar-split.gz"
             found.append(UnpackedLayer(directory, size, record))
             at = _checked(one, "parent") if one.string("parent", "") else ""
@@ -219,7 +234,7 @@ class ContainerStorage:
             raise FormatError(
                 f"{where}: {len(found)} layers in {self._what}, but {len(expected)} in its config"
             )
-        return tuple(reversed(found))
+        return tuple(reversed(found)), mapped
 
     def _directory(self, root: Path, layer: str) -> Path:
         if self._place.driver == "vfs":
@@ -268,14 +283,13 @@ def _records(path: Path) -> Iterator[Fields]:
         yield Fields(one, f"{what}: [{number}]")
 
 
-def _refuse_other_forms(layer: Fields, directory: Path, what: str) -> None:
-    """Raise FormatError for a layer whose directory does not have the files of the image."""
+def _mapped(layer: Fields) -> str:
+    """Return which of its maps changes the owners of a layer's files; empty if none does."""
     for name in ("uidmap", "gidmap"):
         for one in layer.objects(name, _MAX_MAPS, optional=True):
             if one.size("container_id") != one.size("host_id"):
-                raise FormatError(f"{what}: its owners are mapped ({name}), which is not supported")
-    if (directory.parent / "composefs-data").exists():
-        raise FormatError(f"{what}: is stored with composefs, which is not supported")
+                return name
+    return ""
 
 
 def _checked(one: Fields, name: str) -> str:

@@ -48,6 +48,7 @@ _SNAPSHOTTER = "io.containerd.snapshotter.v1.overlayfs"
 _CONTAINERD = Path("/var/lib/containerd")
 _MAX_SMALL = 4096
 _CACHE_ID = re.compile("[0-9a-zA-Z-]{1,128}")
+_REMAPPED = re.compile(r"[0-9]+\.[0-9]+")  # the directory below the root that docker has then
 _PART_OF_ID = re.compile("(?:sha256:)?([0-9a-f]{3,64})")
 
 
@@ -98,7 +99,10 @@ class DockerOverlay:
             for chain, diff_id in zip(chains, config.diff_ids, strict=True)
         )
         documents = ImageDocuments.from_config(config, [one.size for one in layers], where)
-        return FoundImage(image_id, documents, layers, self._root, name, made_up=True)
+        mapped = "userns-remap" if _REMAPPED.fullmatch(self._root.name) else ""
+        return FoundImage(
+            image_id, documents, layers, self._root, name, made_up=True, mapped=mapped
+        )
 
     def _chosen(self, word: str) -> tuple[str, Reference | None]:
         """Return the ID of the image that a word means, and its full name if that was meant."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from unionmount.errors import NotFoundError, UsageError
+from unionmount.errors import FormatError, NotFoundError, UsageError
 from unionmount.sources.container_storage import ContainerStorage
 from unionmount.sources.docker_overlay import DockerOverlay, split_root
 from unionmount.sources.storage_places import find_place, split_specifier
@@ -31,12 +31,18 @@ def open_unpacked(
             f"image, which verifies it: unionmount load {location}"
         )
     if location.kind == "docker-overlay2":
-        image = UnpackedImage(_of_docker(location), str(location), ("docker",), ())
+        found = _of_docker(location)
+        image = UnpackedImage(found, str(location), ("docker",), ())
     else:
         specifier, word = split_specifier(location.path)
         place = find_place(specifier, os.environ)
         found = ContainerStorage(place).find(word)
         image = UnpackedImage(found, str(location), ("buildah", "podman"), place.options())
+    if found.mapped:
+        raise FormatError(
+            f"{location}: the owners of its files on disk are not those of the image "
+            f"({found.mapped}); load the image: unionmount load {location}"
+        )
     offered = image.image.config.platform
     if platform is not None and platform.distance(offered) is None:
         raise NotFoundError(f"{location}: is for {offered}, not {platform}")
