@@ -109,6 +109,16 @@ def test_it_is_loaded(docker: DockerDaemon, line: Runner, image: str) -> None:
     assert line.output("check") == ""
 
 
+def test_mapped_owners_are_not_shown(line: Runner, image: str, tmp_path: Path) -> None:
+    """Docker keeps images in a directory ``UID.GID`` if it maps their owners (userns-remap)."""
+    begin, _, name = image.rpartition("]")
+    (tmp_path / "100000.100000").symlink_to(begin.partition("[")[2])
+    word = f"docker-overlay2:[{tmp_path}/100000.100000]{name}"
+    assert "owners" in line.error("ls", word)
+    line.output("load", word)
+    assert line.output("find", name, "-uid", "33", "-name", "closed") == "/closed\n"
+
+
 def test_another_daemon_holds_nothing(line: Runner, image: str, tmp_path: Path) -> None:
     line.environment["DOCKER_HOST"] = f"unix://{tmp_path}/socket"
     done = line.run("mount", "--ro", "--mkdir", image, tmp_path / "mnt")

@@ -77,6 +77,18 @@ def test_a_damaged_note_runs_nothing(tmp_path: Path, told: Path, text: str) -> N
     assert told.read_text() == ""
 
 
+@pytest.mark.parametrize("age", [0, 3600])
+def test_a_container_that_a_killed_mount_still_makes_is_waited_for(
+    tmp_path: Path, told: Path, age: int
+) -> None:
+    (tmp_path / "bin/buildah").write_text("#!/bin/sh\necho 'container not known' >&2\nexit 125\n")
+    path = note(tmp_path, json.dumps({"program": "buildah", "options": [], "name": NAME}))
+    then = path.stat().st_mtime - age
+    os.utime(path, (then, then))
+    assert release_left(tmp_path) == []
+    assert path.exists() == (age == 0)
+
+
 def test_a_tool_that_fails_is_named(tmp_path: Path, told: Path) -> None:
     (tmp_path / "bin/docker").write_text("#!/bin/sh\necho 'Error: no daemon' >&2\nexit 1\n")
     path = note(tmp_path, json.dumps({"program": "docker", "options": [], "name": NAME}))

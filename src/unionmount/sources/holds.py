@@ -18,6 +18,7 @@ import re
 import shutil
 import stat
 import subprocess
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_NOTE = 64 * 1024
+_PATIENCE = 300  # seconds in which a tool makes a container
 _COMMAND = "unionmount"  # of a container, for images that have none
 _PROGRAMS = ("buildah", "podman", "docker")
 _OPTIONS = frozenset({"--root", "--runroot", "--storage-driver"})  # each has a value
@@ -90,6 +92,17 @@ class Hold(Closing):
         """
         if self._note.exists():
             _run(self.tool.remove(self.name), gone=_UNKNOWN)
+            self._note.unlink(missing_ok=True)
+
+    def release_left(self) -> None:
+        """Do the same for a mount that was killed, whose tool may still be making the container.
+
+        So a young note stays for the next attempt if there is no container, yet.
+        """
+        if not self._note.exists():
+            return
+        is_known = _run(self.tool.remove(self.name), gone=_UNKNOWN)
+        if is_known or time.time() - os.fstat(self._lock).st_mtime > _PATIENCE:
             self._note.unlink(missing_ok=True)
 
 
@@ -183,7 +196,7 @@ def release_left(store: Path) -> list[str]:
                 continue
             with hold:
                 try:
-                    hold.release()
+                    hold.release_left()
                 except MountError as error:
                     failures.append(str(error))
     return failures
@@ -217,8 +230,8 @@ def _left(note: Path) -> Hold | None:
     return found
 
 
-def _run(command: list[str], gone: re.Pattern[str] | None = None) -> None:
-    """Run a tool; ``gone`` is a message that is no failure."""
+def _run(command: list[str], gone: re.Pattern[str] | None = None) -> bool:
+    """Run a tool; return False if it failed with the message ``gone``, which is no failure."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, env=_environment(), check=False
@@ -226,9 +239,12 @@ def _run(command: list[str], gone: re.Pattern[str] | None = None) -> None:
     except OSError as error:
         raise MountError(f"{command[0]}: {error.strerror}") from None
     said = done.stderr.decode("utf-8", "surrogateescape").strip()
-    if done.returncode and not (gone and gone.search(said)):
+    if done.returncode and gone and gone.search(said):
+        return False
+    if done.returncode:
         last = printable((said.splitlines() or ["it failed without a message"])[-1])
         raise MountError(f"{command[0]}: {last.removeprefix('Error: ')}")
+    return True
 
 
 def _environment() -> dict[str, str]:
