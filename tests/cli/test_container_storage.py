@@ -420,6 +420,14 @@ class TestRootless:
         assert place in {path.parents[3] for path in made if path.name == "layer.tar"}
         assert {path.lstat().st_uid for path in made} == {UID}
 
+    def test_it_is_copied(self, rootless: tuple[PodmanStore, Runner]) -> None:
+        store, user = rootless
+        archive = store.top / "home/copy.tar"
+        user.run("copy", IMAGE, f"oci-archive:{archive}")
+        listed = user.output("find", archive, "-uid", "33", "-gid", "44")
+        assert listed == "/closed\n/closed/secret\n"
+        assert archive.stat().st_uid == UID
+
     @pytest.mark.needs("crun", "busybox")
     def test_a_program_runs(self, rootless: tuple[PodmanStore, Runner]) -> None:
         store, user = rootless
