@@ -325,7 +325,7 @@ class TestDamage:
                 file.symlink_to("/etc/hostname")  # of the image, which has none
             elif change == "fifo":
                 os.mkfifo(file)
-            self.refused(line, made, "digest", "bytes in the tar", "a FIFO")
+            self.refused(line, made, "made again from its files", "bytes in the tar", "a FIFO")
         finally:
             file.unlink(missing_ok=True)
             file.write_bytes(before)

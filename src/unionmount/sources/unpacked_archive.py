@@ -40,5 +40,6 @@ class UnpackedArchive(ImageArchive):
         for one, diff_id in zip(self._found.layers, image.diff_ids, strict=True):
             what = f"{self.what}: layer {diff_id.short}"
             pieces = partial(restored, one.record, one.path, what)
-            layers.append(LayerBlob(what, FileRange(-1, 0, one.size), diff_id, None, pieces=pieces))
+            made = f"{what}, made again from its files"  # of which one has changed, perhaps
+            layers.append(LayerBlob(made, FileRange(-1, 0, one.size), diff_id, None, pieces=pieces))
         return SourceImage(image, tuple(layers), self._found.made_up)
