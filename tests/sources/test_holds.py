@@ -14,7 +14,7 @@ import pytest
 from support.effort import amount
 
 from unionmount.errors import StoreError
-from unionmount.sources.holds import HoldTool, hold_image, release_left
+from unionmount.sources.holds import HoldTool, hold_image, release_left, serves
 
 NAME = "unionmount-0123456789ab"
 
@@ -87,6 +87,19 @@ def test_a_container_that_a_killed_mount_still_makes_is_waited_for(
     os.utime(path, (then, then))
     assert release_left(tmp_path) == []
     assert path.exists() == (age == 0)
+
+
+def test_a_daemon_that_does_not_answer_is_not_waited_for(
+    tmp_path: Path, told: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "never")
+    (tmp_path / "bin/docker").write_text(f"#!/bin/sh\nexec cat {tmp_path}/never\n")
+    monkeypatch.setenv("UNIONMOUNT_TIMEOUT", "0.2")
+    path = note(tmp_path, json.dumps({"program": "docker", "options": [], "name": NAME}))
+    (message,) = release_left(tmp_path)
+    assert message.startswith("docker: no answer within 0.2 s")
+    assert path.exists()
+    assert not serves(HoldTool("docker"), tmp_path)
 
 
 def test_a_tool_that_fails_is_named(tmp_path: Path, told: Path) -> None:

@@ -29,6 +29,7 @@ from unionmount.system.files import write_all
 from unionmount.system.os_errors import storing
 from unionmount.system.real_user import real_user
 from unionmount.system.text import printable
+from unionmount.system.waiting import HOW_TO_WAIT, timeout_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -124,13 +125,10 @@ def serves(tool: HoldTool, root: Path) -> bool:
         with suppress(OSError):
             return root.stat().st_uid == os.geteuid()
         return False
-    done = subprocess.run(
-        [tool.program, "info", "--format", "{{.DockerRootDir}}"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        env=_environment(),
-        check=False,
-    )
+    try:
+        done = _called([tool.program, "info", "--format", "{{.DockerRootDir}}"], limited=True)
+    except MountError:
+        return False
     said = os.fsdecode(done.stdout.strip())
     return bool(said) and os.path.realpath(said) == os.path.realpath(root)
 
@@ -232,12 +230,8 @@ def _left(note: Path) -> Hold | None:
 
 def _run(command: list[str], gone: re.Pattern[str] | None = None) -> bool:
     """Run a tool; return False if it failed with the message ``gone``, which is no failure."""
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, env=_environment(), check=False
-        )
-    except OSError as error:
-        raise MountError(f"{command[0]}: {error.strerror}") from None
+    # docker's daemon may not answer. A container may take long to make, but not to remove.
+    done = _called(command, limited=command[0] == "docker" and gone is not None)
     said = done.stderr.decode("utf-8", "surrogateescape").strip()
     if done.returncode and gone and gone.search(said):
         return False
@@ -247,5 +241,19 @@ def _run(command: list[str], gone: re.Pattern[str] | None = None) -> bool:
     return True
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "LC_ALL": "C"}
+def _called(command: list[str], *, limited: bool) -> subprocess.CompletedProcess[bytes]:
+    """Run a tool to any end, within the time-out of registries if it is ``limited``."""
+    seconds = timeout_of(os.environ) if limited else None
+    try:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env={**os.environ, "LC_ALL": "C"},
+            check=False,
+            timeout=seconds,
+        )
+    except OSError as error:
+        raise MountError(f"{command[0]}: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise MountError(f"{command[0]}: no answer within {seconds:g} s ({HOW_TO_WAIT})") from None
