@@ -13,8 +13,10 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.archives import Layer, docker_archive
 from support.container_storage import FIND, PodmanStore, podman_store, rootless_store
 from support.mounting import COMMAND, Process, unmounting
 from support.rootless import UID
@@ -114,7 +116,7 @@ def test_what_it_is_made_of(store: PodmanStore, line: Runner) -> None:
         ["grep", "--all-layers", "x", IMAGE],
         ["mount", "--layers", IMAGE],
     ):
-        assert "podman save" in line.error(*words, status=2)
+        assert f"unionmount load {IMAGE}" in line.error(*words, status=2)
 
 
 def test_podman_keeps_what_is_mounted(store: PodmanStore, line: Runner, tmp_path: Path) -> None:
@@ -145,6 +147,15 @@ def test_podman_holds_without_buildah(store: PodmanStore, line: Runner, tmp_path
     assert line.record(place)["hold"].startswith("podman container ")
     assert store.call("podman", "rmi", "localhost/second").returncode
     line.output("umount", place)
+    volume: dict[str, Any] = {"Volumes": {"/data": {}}}
+    # podman makes a volume for each VOLUME of an image, also if its container never runs
+    image = docker_archive(tmp_path / "a.tar", [Layer()], "volume:1", config=volume)
+    store.run("podman", "load", "-q", "-i", str(image))
+    place = mounted(line, tmp_path, "--ro", image="containers-storage:volume:1")
+    assert len(store.run("podman", "volume", "ls", "-q").split()) == 1
+    line.output("umount", place)
+    assert store.run("podman", "volume", "ls", "-q") == ""
+    store.run("podman", "rmi", "volume:1")
 
 
 def test_without_a_tool_it_is_said(line: Runner, tmp_path: Path) -> None:
@@ -245,10 +256,8 @@ def test_changes_are_kept(store: PodmanStore, line: Runner, tmp_path: Path) -> N
     line.output("umount", place)
     assert line.output("check") == ""
     assert line.output("ls", "work:/moved") == "above\n"
-    assert "podman save" in line.error("commit", "work", "made", status=2)
-    archive = tmp_path / "second.tar"
-    store.run("podman", "save", "-q", "-o", str(archive), "localhost/second")
-    line.run("load", "-i", archive)
+    assert f"unionmount load {IMAGE}" in line.error("commit", "work", "made", status=2)
+    line.output("load", IMAGE)
     line.run("commit", "work", "made")  # its layers are in the store now
     assert line.output("cat", "made:/etc/changed") == "mine\n"
 
@@ -323,6 +332,27 @@ class TestRootless:
         assert store.containers() == []
         assert store.call("mountpoint", "-q", str(place)).returncode
 
+    def test_without_its_keeper(self, rootless: tuple[PodmanStore, Runner]) -> None:
+        """The daemon ends with one line in its log; what is left is cleared as after a crash."""
+        store, user = rootless
+        place = store.top / "home/alone"
+        user.output("mount", "--mkdir", "--ro", IMAGE, place)
+        record = user.record(place)
+        (keeper,) = Path(f"/proc/{record['pid']}/task/{record['pid']}/children").read_text().split()
+        waited = Process(int(keeper))
+        os.kill(int(keeper), signal.SIGKILL)
+        waited.wait()
+        daemon = Process(record["pid"])
+        os.kill(record["pid"], signal.SIGTERM)
+        daemon.wait()
+        log = (user.runtime_directory / f"mounts/{record['id']}.log").read_text()
+        assert "the keeper of the mount has ended" in log
+        assert "Traceback" not in log
+        user.output("umount", place)
+        user.run("mount", "--ro", IMAGE, place)  # releases the hold that was left
+        user.output("umount", place)
+        assert store.containers() == []
+
     def test_inside_of_podmans_namespace(self, rootless: tuple[PodmanStore, Runner]) -> None:
         _, user = rootless
         words = [*user.prefix, "podman", "unshare", *COMMAND, "cat", f"{IMAGE}:/closed/secret"]
@@ -340,6 +370,63 @@ class TestRootless:
         user.output("cp", *options, f"{IMAGE}:/closed", out)
         assert (out / "secret").read_text() == "secret\n"
         assert {path.stat().st_uid for path in (out, *out.iterdir())} == {UID}
+
+    def test_root_leaves_nothing_in_it(
+        self, rootless: tuple[PodmanStore, Runner], tmp_path: Path
+    ) -> None:
+        """A container that root makes would be recorded in files that the user cannot read."""
+        store, _ = rootless
+        words = ["podman", "info", "--format", "{{.Store.GraphDriverName}} {{.Store.GraphRoot}}"]
+        driver, root = store.run(*words).split()
+        line, place = Runner(tmp_path), tmp_path / "mnt"
+        with unmounting(line):
+            word = f"containers-storage:[{driver}@{root}]localhost/second"
+            done = line.run("mount", "--ro", "--mkdir", word, place)
+            assert "belongs to another user" in done.stderr
+            assert done.stderr.count("\n") == 1
+            assert (place / "etc/changed").read_text() == "new\n"
+            line.output("umount", place)
+        assert 0 not in {path.lstat().st_uid for path in Path(root).rglob("*")}
+        assert store.containers() == []
+
+    def test_containers_of_the_default_store(self, rootless: tuple[PodmanStore, Runner]) -> None:
+        """In the namespace the user is root, but root's store is not meant."""
+        store, user = rootless
+        line = Runner(user.store.parent, prefix=user.prefix)
+        line.environment = dict(user.environment)
+        del line.environment["UNIONMOUNT_ROOT"]
+        place = store.top / "home/default"
+        line.output("mount", "--mkdir", "--name", "kept", IMAGE, place)
+        line.output("umount", place)
+        assert line.output("cat", "kept:/closed/secret") == "secret\n"
+        line.output("rm", "kept")
+
+    @pytest.mark.parametrize("named", [True, False], ids=["named", "default"])
+    def test_it_is_loaded_into_the_users_store(
+        self, rootless: tuple[PodmanStore, Runner], named: bool
+    ) -> None:
+        store, user = rootless
+        own = dict(user.environment)
+        if not named:
+            del own["UNIONMOUNT_ROOT"]
+        line = Runner(user.store.parent, prefix=user.prefix)
+        line.environment = own
+        line.output("load", IMAGE)
+        image = store.run("podman", "images", "-q", "--no-trunc", "localhost/second").strip()
+        assert line.output("images", "-q", "--no-trunc").strip() == image
+        assert line.output("cat", "localhost/second:/closed/secret") == "secret\n"
+        place = user.store if named else store.top / "home/DATA/unionmount"
+        made = [place, *place.rglob("*")]
+        assert place in {path.parents[3] for path in made if path.name == "layer.tar"}
+        assert {path.lstat().st_uid for path in made} == {UID}
+
+    def test_it_is_copied(self, rootless: tuple[PodmanStore, Runner]) -> None:
+        store, user = rootless
+        archive = store.top / "home/copy.tar"
+        user.run("copy", IMAGE, f"oci-archive:{archive}")
+        listed = user.output("find", archive, "-uid", "33", "-gid", "44")
+        assert listed == "/closed\n/closed/secret\n"
+        assert archive.stat().st_uid == UID
 
     @pytest.mark.needs("crun", "busybox")
     def test_a_program_runs(self, rootless: tuple[PodmanStore, Runner]) -> None:

@@ -13,6 +13,7 @@ from support.archives import Layer, docker_archive
 from support.container_storage import FIND
 from support.docker_daemon import DockerDaemon, docker_daemon
 from support.mounting import unmounting
+from support.rootless import ordinary_user
 from support.running import Runner
 
 pytestmark = pytest.mark.needs("root", "fuse", "dockerd", "docker", "overlayfs", "backing-tmpfs")
@@ -97,6 +98,27 @@ def test_names_and_ids(docker: DockerDaemon, line: Runner, image: str) -> None:
     assert "no such image" in line.error("ls", f"{begin}]nothing")
 
 
+def test_it_is_loaded(docker: DockerDaemon, line: Runner, image: str) -> None:
+    """The layers are made again: the image has docker's ID, and the digests that docker has."""
+    name = image.rpartition("]")[2]
+    known = json.loads(docker.run("image", "inspect", name))[0]
+    line.output("load", image)
+    (shown,) = json.loads(line.output("inspect", name))
+    assert (shown["Id"], shown["RootFS"]) == (known["Id"], known["RootFS"])
+    assert line.output("which", name, "/etc/changed").splitlines()
+    assert line.output("check") == ""
+
+
+def test_mapped_owners_are_not_shown(line: Runner, image: str, tmp_path: Path) -> None:
+    """Docker keeps images in a directory ``UID.GID`` if it maps their owners (userns-remap)."""
+    begin, _, name = image.rpartition("]")
+    (tmp_path / "100000.100000").symlink_to(begin.partition("[")[2])
+    word = f"docker-overlay2:[{tmp_path}/100000.100000]{name}"
+    assert "owners" in line.error("ls", word)
+    line.output("load", word)
+    assert line.output("find", name, "-uid", "33", "-name", "closed") == "/closed\n"
+
+
 def test_another_daemon_holds_nothing(line: Runner, image: str, tmp_path: Path) -> None:
     line.environment["DOCKER_HOST"] = f"unix://{tmp_path}/socket"
     done = line.run("mount", "--ro", "--mkdir", image, tmp_path / "mnt")
@@ -110,5 +132,17 @@ def test_containerds_store_is_recognised(line: Runner, tmp_path: Path) -> None:
     (store / "1").mkdir(parents=True)
     message = line.error("ls", f"docker-overlay2:[{root}]nginx")
     assert "containerd" in message
-    assert "docker save" in message
+    assert "unionmount load docker-daemon:" in message
     assert os.listdir(root) == ["containerd"]
+
+
+@pytest.mark.needs("ordinary-user")
+def test_what_only_root_may_look_into_is_no_reason(public_tmp: Path) -> None:
+    """The message is about the image, not about containerd's directory."""
+    with ordinary_user(public_tmp, ranges=False) as user:
+        root = public_tmp / "home/docker"
+        closed = root / "containerd/daemon/io.containerd.snapshotter.v1.overlayfs"
+        closed.mkdir(parents=True)
+        closed.chmod(0o700)
+        message = user.error("ls", f"docker-overlay2:[{root}]nginx")
+        assert "repositories.json: does not exist" in message

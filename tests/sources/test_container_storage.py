@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,9 +12,13 @@ from typing import Any
 import pytest
 from support.container_storage import PodmanStore, podman_store
 
-from unionmount.errors import NotFoundError, UnionmountError, UsageError
+from unionmount.errors import InvalidReference, NotFoundError, UnionmountError, UsageError
+from unionmount.sources import Location
 from unionmount.sources.container_storage import ContainerStorage
+from unionmount.sources.docker_overlay import split_root
 from unionmount.sources.storage_places import StoragePlace, find_place, split_specifier
+from unionmount.system.text import printable
+from unionmount.transfer.open_unpacked import open_to_load, open_unpacked
 
 Document = list[dict[str, Any]]
 
@@ -83,11 +88,29 @@ class TestDamage:
         with pytest.raises(UnionmountError, match="not those of its config"):
             ContainerStorage(place).find("second")
 
-    def test_owners_are_mapped(self, place: StoragePlace) -> None:
+    def test_owners_are_mapped(self, place: StoragePlace, monkeypatch: pytest.MonkeyPatch) -> None:
+        """They cannot be used in place; made again, the layers have the owners of the image."""
         maps = {"uidmap": [{"container_id": 0, "host_id": 100_000, "size": 10}]}
         changed(place, "layers", lambda all_: [one.update(maps) for one in all_])
-        with pytest.raises(UnionmountError, match="owners are mapped"):
-            ContainerStorage(place).find("second")
+        monkeypatch.setenv("CONTAINERS_STORAGE_CONF", os.devnull)
+        location = Location.parse(f"containers-storage:[overlay@{place.graph_root}]second")
+        with pytest.raises(UnionmountError, match=r"owners .*uidmap.*unionmount load"):
+            open_unpacked(location)
+        with open_to_load(location, None) as archive:
+            assert len(archive.image(archive.entries()[0], None).layers) == 2
+
+    @pytest.mark.parametrize("size", [-1, None])
+    def test_a_size_that_is_not_known(self, place: StoragePlace, size: int | None) -> None:
+        """A layer of which only parts were pulled has none."""
+
+        def forget(layers: Document) -> None:
+            for one in layers:
+                del one["diff-size"]
+                if size is not None:
+                    one["diff-size"] = size
+
+        changed(place, "layers", forget)
+        assert [one.size for one in ContainerStorage(place).find("second").layers] == [0, 0]
 
     def test_composefs(self, place: StoragePlace) -> None:
         (place.graph_root / "overlay" / top_of(place) / "composefs-data").mkdir(parents=True)
@@ -112,10 +135,41 @@ class TestDamage:
         with pytest.raises(UnionmountError, match="No such file"):
             ContainerStorage(place).find("second")
 
+    @pytest.mark.parametrize("name", ["images.json", "*/manifest", "*/=*"])
+    @pytest.mark.parametrize("kind", ["fifo", "directory"])
+    def test_nothing_waits_for_what_is_no_file(
+        self, place: StoragePlace, name: str, kind: str
+    ) -> None:
+        for path in (place.graph_root / "overlay-images").glob(name):
+            path.unlink()
+            if kind == "fifo":
+                os.mkfifo(path)
+            else:
+                path.mkdir()
+        with pytest.raises(UnionmountError) as raised:
+            ContainerStorage(place).find("second")
+        assert "\n" not in str(raised.value)
+
+    def test_a_lock_that_is_a_fifo_is_not_waited_for(self, place: StoragePlace) -> None:
+        path = place.graph_root / "overlay-images/images.lock"
+        path.unlink()
+        os.mkfifo(path)
+        assert ContainerStorage(place).find("second").name is not None
+
     @pytest.mark.parametrize("word", ["nothing", "@0123456", "second@0123456", "fff0001"])
     def test_names_that_mean_nothing(self, place: StoragePlace, word: str) -> None:
         with pytest.raises(NotFoundError, match="no such image"):
             ContainerStorage(place).find(word)
+
+    @pytest.mark.parametrize("word", ["SECOND", "a b", "second:", "..", "sec\nond"])
+    def test_an_error_has_the_word_as_it_was_written(self, place: StoragePlace, word: str) -> None:
+        with pytest.raises(InvalidReference) as raised:
+            ContainerStorage(place).find(word)
+        assert str(raised.value).startswith(f"'{printable(word)}' ")
+
+    def test_a_store_without_images(self, tmp_path: Path) -> None:
+        with pytest.raises(NotFoundError, match="no images with the driver vfs"):
+            ContainerStorage(StoragePlace("vfs", tmp_path)).find("second")
 
     def test_additional_stores(self, place: StoragePlace, tmp_path: Path) -> None:
         more = StoragePlace("overlay", tmp_path / "empty", additional=(place.graph_root,))
@@ -146,9 +200,21 @@ def test_brackets_are_closed(text: str) -> None:
         split_specifier(text)
 
 
+@pytest.mark.parametrize("split", [split_specifier, split_root])
+def test_brackets_alone_name_no_image(split: Callable[[str], object]) -> None:
+    with pytest.raises(UsageError, match="name of the image is missing"):
+        split("[/srv/store]")
+
+
 def test_other_drivers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="btrfs"):
         find_place(f"[btrfs@{tmp_path}]", {"CONTAINERS_STORAGE_CONF": "/dev/null"})
+
+
+def test_a_configuration_that_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "storage.conf")
+    with pytest.raises(UnionmountError, match=r"storage\.conf: is a FIFO"):
+        find_place("", {"CONTAINERS_STORAGE_CONF": str(tmp_path / "storage.conf")})
 
 
 @pytest.mark.parametrize("text", ["[storage", "storage = 1", "\xff"])

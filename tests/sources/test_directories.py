@@ -164,6 +164,13 @@ def test_a_directory_has_no_names(store: Store, tmp_path: Path) -> None:
         open_image(store, f"dir:{path}:tag")
 
 
+@pytest.mark.parametrize("kind", ["docker-archive", "oci"])
+def test_another_transport_names_the_right_one(store: Store, tmp_path: Path, kind: str) -> None:
+    path = write_directory(tmp_path / "d", skopeo_directory())
+    with pytest.raises(UsageError, match=f"write dir:{path}"):
+        open_image(store, f"{kind}:{path}")
+
+
 @pytest.mark.parametrize("name", ["manifest.json", IMAGE.diff_ids[0].partition(":")[2]])
 def test_a_symlink_out_of_the_directory_is_refused(store: Store, tmp_path: Path, name: str) -> None:
     path = write_directory(tmp_path / "d", skopeo_directory())

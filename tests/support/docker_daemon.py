@@ -1,4 +1,4 @@
-"""A real daemon of docker with a data root of its own: overlay2 on a tmpfs, and no network."""
+"""A real daemon of docker whose layers are in overlay2, and docker's own client for it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.mount8 import LEAVE_MOUNTS
+from support.engines import Engine
 
 _PATIENCE = 60
-
-# What the daemon writes below /etc, such as a key, and below /run and /opt is the test's own.
-_SCRIPT = f"""
-set -e
-{LEAVE_MOUNTS}
-mkdir "$1/etc" "$1/work"
-mount -t overlay -o "lowerdir=/etc,upperdir=$1/etc,workdir=$1/work" overlay /etc
-mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /opt
-exec dockerd --data-root "$1/data" --exec-root "$1/exec" --pidfile "$1/pid" \
-    --host "unix://$1/socket" --bridge=none --iptables=false --storage-driver overlay2
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,31 +47,12 @@ class DockerDaemon:
 
 @contextmanager
 def docker_daemon() -> Iterator[DockerDaemon]:
-    """Run a daemon; it ends with all its processes and mounts."""
+    """Run a daemon on a tmpfs of its own, as overlay2 takes no overlay below it."""
     top = Path(tempfile.mkdtemp(prefix="d", dir="/tmp"))
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(top)], check=True)
     try:
-        namespaces = ["--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
-        command = ["unshare", *namespaces, "sh", "-c", _SCRIPT, "sh", str(top)]
-        with (
-            (top / "log").open("wb") as log,
-            subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.PIPE
-            ) as process,
-        ):
-            assert process.stderr is not None
-            try:
-                lines = []
-                for line in process.stderr:
-                    lines.append(line)
-                    if b"API listen on" in line:
-                        break
-                else:
-                    raise AssertionError(b"".join(lines).decode())
-                yield DockerDaemon(top / "data", {"DOCKER_HOST": f"unix://{top}/socket"})
-            finally:
-                process.kill()
-                process.wait()
+        with Engine("docker", top, "overlay2") as engine:
+            yield DockerDaemon(top / "data", {"DOCKER_HOST": engine.host})
     finally:
         subprocess.run(["umount", "-l", str(top)], check=True)
         top.rmdir()

@@ -1,7 +1,7 @@
 """Servers of the Engine API with stores of the test's own: docker's daemon, and podman's service.
 
 Each runs in a mount namespace in which what it keeps outside of its own directories is empty, so
-that nothing of it is left on the machine. Root is needed. The layers are kept as copies (vfs).
+that nothing of it is left on the machine. Root is needed. Layers are copies (vfs) by default.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _COVERED = {"docker": ("/run", "/opt"), "podman": ("/run", "/dev/shm")}
 class Engine:
     """A running server; ``host`` is the value of DOCKER_HOST for it."""
 
-    def __init__(self, kind: Kind, directory: Path, *more: str) -> None:
+    def __init__(self, kind: Kind, directory: Path, driver: str = "vfs") -> None:
         self.kind = kind
         self.socket = directory / "engine.sock"
         self.host = f"unix://{self.socket}"
         self._log = directory / "engine.log"
-        command = _docker(directory) if kind == "docker" else _podman(directory)
+        command = (_docker if kind == "docker" else _podman)(directory, driver)
         covers = "".join(f"mount -t tmpfs tmpfs {path} && " for path in _COVERED[kind])
         script = f'{LEAVE_MOUNTS}\n{covers} exec "$@"'
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                ["unshare", "--mount", "sh", "-c", script, "sh", *command, *more],
+                ["unshare", "--mount", "sh", "-c", script, "sh", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -166,7 +166,7 @@ def _relay(source: socket.socket, target: socket.socket) -> None:
         target.shutdown(socket.SHUT_RDWR)
 
 
-def _docker(directory: Path) -> list[str]:
+def _docker(directory: Path, driver: str) -> list[str]:
     settings = directory / "daemon.json"  # its key would be in /etc otherwise
     settings.write_text(json.dumps({"deprecated-key-path": str(directory / "key.json")}))
     flags = ("--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false")
@@ -174,15 +174,15 @@ def _docker(directory: Path) -> list[str]:
         *("dockerd", "--config-file", str(settings), "--data-root", str(directory / "data")),
         *("--exec-root", str(directory / "exec"), "--pidfile", str(directory / "pid")),
         *("--host", f"unix://{directory / 'engine.sock'}"),
-        *("--storage-driver=vfs", "--bridge=none", *flags),
+        *(f"--storage-driver={driver}", "--bridge=none", *flags),
     ]
 
 
-def _podman(directory: Path) -> list[str]:
+def _podman(directory: Path, driver: str) -> list[str]:
     return [
         # Podman's limit for these paths is 50 characters; /run is empty in its namespace.
         *("podman", "--root", str(directory / "root"), "--runroot", "/run/containers"),
-        *("--tmpdir", "/run/libpod", "--storage-driver=vfs"),
+        *("--tmpdir", "/run/libpod", f"--storage-driver={driver}"),
         *("--cgroup-manager=cgroupfs", "--events-backend=none"),
         *("system", "service", "--time=0", f"unix://{directory / 'engine.sock'}"),
     ]

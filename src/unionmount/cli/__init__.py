@@ -181,7 +181,7 @@ def _line(error: Exception, words: Sequence[str], settings: Settings) -> str:
 
 def _ways_to(image: str, words: Sequence[str]) -> str:
     """Return how to get an image that the store lacks, for the end of the message."""
-    from unionmount.sources import refuse_file
+    from unionmount.sources import is_elsewhere, refuse_file
 
     if not _PULLS.isdisjoint(words):  # the command can fetch it itself, or was told not to
         return ""
@@ -189,6 +189,11 @@ def _ways_to(image: str, words: Sequence[str]) -> str:
         return (
             f", but a file; bring it there with 'unionmount load {image}', or send it elsewhere "
             f"with 'unionmount copy {image} TARGET'"
+        )
+    if is_elsewhere(image):
+        return (
+            f"; load it with 'unionmount load {image}', or send it elsewhere with "
+            f"'unionmount copy {image} TARGET'"
         )
     with suppress(UnionmountError):
         refuse_file(image)

@@ -150,6 +150,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # by command: purpose, and
     "load": (
         ("Load an archive", "unionmount load -i app.tar"),
         ("Load an image from docker", "unionmount load docker-daemon:app:1"),
+        ("Load an image that podman has", "unionmount load containers-storage:app:1"),
         ("Load what docker saved", "docker save app:1 | unionmount load"),
     ),
     "login": (

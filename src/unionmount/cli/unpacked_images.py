@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unionmount.errors import MountError
+from unionmount.system.real_user import VARIABLE
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.cli.settings import Settings
     from unionmount.images.opened import OpenImage
+    from unionmount.sources import Location
     from unionmount.system.id_map import NamespaceIds
 
 
@@ -59,6 +62,8 @@ def hold(store: Path, image: OpenImage) -> Callable[[], None]:
 def _lacking(programs: Sequence[str]) -> str:
     if list(programs) == ["docker"]:
         return "no docker is installed that reaches the daemon of this directory (DOCKER_HOST)"
+    if any(map(shutil.which, programs)):
+        return "the store belongs to another user, for whom a container cannot be made"
     return f"none of {', '.join(programs)} is installed"
 
 
@@ -79,8 +84,17 @@ def enter_namespace_of(settings: Settings, word: str) -> None:
     ``word`` is an image, or a container of one. Nothing happens for others, and where this user has
     no subordinate IDs.
     """
-    if os.geteuid() == 0 or not _is_unpacked(settings, word):
-        return
+    if os.geteuid() and _is_unpacked(settings, word):
+        _enter_namespace()
+
+
+def enter_namespace_to_load(*sources: Location) -> None:
+    """Do the same if one of the sources, which are no containers, is such an image."""
+    if os.geteuid() and any(one.is_unpacked for one in sources):
+        _enter_namespace()
+
+
+def _enter_namespace() -> None:
     from unionmount.system.user_namespace import enter_users
 
     ids = _ids()
@@ -94,7 +108,7 @@ def remember_user() -> None:
 
     Whoever is root of a namespace of their own would be taken for root without them.
     """
-    os.environ["_CONTAINERS_ROOTLESS_UID"] = str(os.geteuid())
+    os.environ[VARIABLE] = str(os.geteuid())
     os.environ["_CONTAINERS_USERNS_CONFIGURED"] = "done"
 
 

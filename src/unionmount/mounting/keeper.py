@@ -8,6 +8,7 @@ socket, whose end of file tells that the daemon has ended.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -41,12 +42,18 @@ class Keeper:
     def unmount(self, device: str, ended: bool) -> None:
         """Have the keeper unmount; raise MountError with its message if that fails.
 
-        ``ended``: only what has lost its server.
+        ``ended``: only what has lost its server. Raise BrokenPipeError if the keeper was killed, so
+        that nobody can unmount: the daemon ends then, and umount clears what is left.
         """
-        self._channel.sendall(f"{device} {int(ended)}".encode("ascii"))
-        answer = self._channel.recv(_MAX_ANSWER)
+        try:
+            self._channel.sendall(f"{device} {int(ended)}".encode("ascii"))
+            answer = self._channel.recv(_MAX_ANSWER)
+        except OSError:
+            answer = b""
+        if not answer:
+            raise BrokenPipeError(errno.EPIPE, "the keeper of the mount has ended; use umount")
         if answer != b"+":
-            raise MountError(os.fsdecode(answer[1:]) or "the keeper of the mount has ended")
+            raise MountError(os.fsdecode(answer[1:]))
 
     def finish(self) -> None:
         """Let the keeper release the hold, and wait for that; log its message if it fails."""

@@ -64,7 +64,7 @@ class UnpackedImage(OpenImage):
         """Raise UsageError, which says how to get them."""
         raise UsageError(
             f"{self.name}: its layers are directories of another tool, and this needs their tars; "
-            f"copy the image first: {self._copied} FILE.tar"
+            f"load the image, and use that: unionmount load {self.name}"
         )
 
     @property
@@ -108,14 +108,6 @@ class UnpackedImage(OpenImage):
             layers += self._scaffold_layers()
             self._tree = core.Tree(layers)
         return self._tree
-
-    @property
-    def _copied(self) -> str:
-        """The beginning of a command that copies the image to an archive."""
-        if "docker" in self.programs:
-            return f"docker save {self._found.id} -o"
-        options = "".join(f" {one}" for one in self._options)
-        return f"podman{printable(options)} save {self._found.id[:12]} -o"
 
     @property
     def layer_names(self) -> list[str]:

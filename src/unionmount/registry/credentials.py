@@ -24,6 +24,7 @@ from unionmount.errors import NotFoundError
 from unionmount.registry.auth_file import AuthFile, plain_registry, read_auth_file
 from unionmount.registry.login import Login
 from unionmount.registry.registries_conf import config_home, home
+from unionmount.system.real_user import real_user
 from unionmount.system.text import printable
 
 __all__ = ["Credentials", "Login"]
@@ -125,10 +126,11 @@ class Credentials:
 
 def _usual_files(environment: Mapping[str, str]) -> Iterator[Path]:
     runtime = environment.get("XDG_RUNTIME_DIR")
-    shared = Path(f"/run/containers/{os.getuid()}")
+    user = real_user(environment)
+    shared = Path(f"/run/containers/{user}")
     if runtime:
         yield Path(runtime) / "containers" / "auth.json"
-    elif os.geteuid() == 0 or os.access(shared, os.X_OK):  # ordinary users may not create it
+    elif user == 0 or os.access(shared, os.X_OK):  # ordinary users may not create it
         yield shared / "auth.json"
     yield config_home(environment) / "containers" / "auth.json"
     docker = environment.get("DOCKER_CONFIG")

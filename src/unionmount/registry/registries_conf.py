@@ -9,7 +9,6 @@ One thing differs: the default search registry is docker.io.
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any, Self
 from unionmount.errors import FormatError, InvalidReference, RegistryError
 from unionmount.images.reference import DEFAULT_REGISTRY, Reference, has_registry
 from unionmount.system.files import read_document
+from unionmount.system.real_user import real_user
 from unionmount.system.text import printable
 
 SYSTEM = Path("/etc/containers")
@@ -412,5 +412,5 @@ def _recorded(environment: Mapping[str, str], cache: Path | None) -> Iterator[Pa
     """Yield the files of aliases that podman recorded."""
     if cache is None:
         own = environment.get("XDG_CACHE_HOME") or home(environment) / ".cache"
-        cache = CACHE if os.geteuid() == 0 else Path(own) / "containers"
+        cache = CACHE if real_user(environment) == 0 else Path(own) / "containers"
     yield cache / "short-name-aliases.conf"

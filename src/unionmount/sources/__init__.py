@@ -37,7 +37,7 @@ from unionmount.system.nearest import did_you_mean, did_you_mean_file
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from unionmount.images.image import ImageDocuments
     from unionmount.images.platform import Platform
@@ -290,11 +290,17 @@ def _is_name(text: str) -> bool:
     return True
 
 
+def is_elsewhere(name: str) -> bool:
+    """Return whether a word names an image of a daemon, or one that another tool has unpacked."""
+    return name.partition(":")[0] in _NAMED and ":" in name
+
+
 def refuse_file(name: str) -> None:
-    """Raise UsageError if the name for a registry is that of a file, or of a daemon's image."""
-    if name.startswith(f"{_DAEMON}:"):
+    """Raise UsageError if the name for a registry is that of a file, or of another tool's image."""
+    if is_elsewhere(name):
+        owner = "a daemon" if name.startswith(f"{_DAEMON}:") else "another tool"
         raise UsageError(
-            f"'{printable(name)}' is an image of a daemon; load it with "
+            f"'{printable(name)}' is an image of {owner}; load it with "
             f"'unionmount load {printable(name)}'"
         )
     if name.startswith(("/", "./", "../")) or (looks_like_file(name) and _is_name(name)):
@@ -356,7 +362,8 @@ class Files(Protocol):
 class LayerBlob:
     """The bytes of one layer as they are stored; ``digest`` is their recorded digest.
 
-    ``flat``: it is a root file system in a tar, in which no name is a whiteout.
+    ``flat``: it is a root file system in a tar, in which no name is a whiteout. ``pieces``: the
+    bytes are not in a file but have to be made, and ``data`` has only an estimate of their number.
     """
 
     what: str
@@ -364,6 +371,7 @@ class LayerBlob:
     diff_id: Digest
     digest: Digest | None
     flat: FlatFacts | None = None
+    pieces: Callable[[], Iterator[bytes]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

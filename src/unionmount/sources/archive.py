@@ -219,8 +219,8 @@ def open_directory(files: DirectoryFiles, kind: str, fallback_name: str) -> Imag
             from unionmount.sources.skopeo_dir import SkopeoDirectory  # noqa: PLC0415 - rare
 
             return SkopeoDirectory(files)
+        _refuse_other_directory(files, kind)
         if kind == "docker-archive":
-            _refuse_other_directory(files)
             files.follow_links()
             return _recognise(files, kind, fallback_name)
         return OciLayout(files, fallback_name)
@@ -229,8 +229,14 @@ def open_directory(files: DirectoryFiles, kind: str, fallback_name: str) -> Imag
         raise
 
 
-def _refuse_other_directory(files: Files) -> None:
-    if files.size(MANIFEST) is None and files.size(INDEX) is None:
+def _refuse_other_directory(files: Files, kind: str) -> None:
+    if files.size(INDEX) is not None:
+        return
+    if _kind_of_directory(files) == "dir":
+        raise UsageError(
+            f"{files.what}: is a directory as skopeo's dir: makes it; write dir:{files.what}"
+        )
+    if kind == "docker-archive" and files.size(MANIFEST) is None:
         raise UsageError(
             f"{files.what}: is a directory, and no archive that was unpacked (it has no {MANIFEST})"
         )

@@ -5,6 +5,7 @@
     <root>/<driver>-images/images.json        images: ID, names, top layer, names of documents
     <root>/<driver>-images/<ID>/<document>    manifest and config of an image
     <root>/<driver>-layers/layers.json        layers: ID, parent, digest and size of the tar
+    <root>/<driver>-layers/<ID>.tar-split.gz  what of the tar is not in the files
     <root>/overlay/<ID>/diff                  the files of one layer, with marks of whiteouts
     <root>/vfs/dir/<ID>                       the files of one layer and of all below it
 
@@ -26,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 from unionmount.errors import (
     FormatError,
     InvalidReference,
-    LimitExceeded,
     NotFoundError,
     StoreError,
 )
@@ -36,6 +36,7 @@ from unionmount.images.json_fields import MAX_DOCUMENT, Fields
 from unionmount.images.manifest import Manifest
 from unionmount.images.reference import Reference, has_registry
 from unionmount.sources.storage_places import PREFIX, StoragePlace
+from unionmount.system.files import read_document
 from unionmount.system.nearest import did_you_mean
 from unionmount.system.text import printable
 
@@ -53,26 +54,36 @@ _PART_OF_ID = re.compile("[0-9a-f]{3,64}")
 
 @dataclass(frozen=True, slots=True)
 class UnpackedLayer:
-    """A layer that another tool has unpacked: its directory, and the bytes of its tar."""
+    """A layer that another tool has unpacked: its directory, and the bytes of its tar.
+
+    ``record`` is the file from which the tar can be made again (``tar_split``), if it is there.
+    """
 
     path: Path
     size: int
+    record: Path
 
 
 @dataclass(frozen=True, slots=True)
 class FoundImage:
     """An image of another tool's store, its layers lowest first.
 
-    ``id`` is what the tool calls it, ``root`` the directory of the store.
+    ``id`` is what the tool calls it, ``root`` the directory of the store. ``name`` is the full name
+    by which it was found; None if that was an ID.
 
     ``whole``: each directory has all files of the layers below, too, so only the last is mounted.
+    ``made_up``: the tool keeps no manifest, so one was made. ``mapped`` says how the owners of
+    files were changed on disk, so that they cannot be used in place; empty if they were not.
     """
 
     id: str
     image: ImageDocuments
     layers: tuple[UnpackedLayer, ...]
     root: Path
-    whole: bool
+    name: Reference | None
+    whole: bool = False
+    made_up: bool = False
+    mapped: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +108,15 @@ class ContainerStorage:
         """Find an image by name, by ID or its beginning, or by ``NAME@ID``."""
         with self._locked():
             images = [one for root in self._place.roots for one in self._images(root)]
-            chosen = self._chosen(images, word)
+            chosen, name = self._chosen(images, word)
             documents = self._documents(chosen)
-            layers = self._chain(chosen, documents)
+            layers, mapped = self._chain(chosen, documents)
         is_whole = self._place.driver == "vfs"
-        return FoundImage(chosen.id, documents, layers, self._place.graph_root, is_whole)
+        return FoundImage(
+            *(chosen.id, documents, layers, self._place.graph_root, name),
+            whole=is_whole,
+            mapped=mapped,
+        )
 
     def has_container(self, name: str) -> bool:
         """Return whether a container of this name is recorded, as holds are."""
@@ -138,7 +153,11 @@ class ContainerStorage:
 
     # ---- names ----
 
-    def _chosen(self, images: Sequence[_StoredEntry], word: str) -> _StoredEntry:
+    def _chosen(
+        self, images: Sequence[_StoredEntry], word: str
+    ) -> tuple[_StoredEntry, Reference | None]:
+        """Return an image, and the full name by which it was found, if it was."""
+        meant: Reference | None = None
         name, at, wanted = word.rpartition("@")
         if at and ":" not in wanted:  # a digest has a colon, an ID has none
             found = _with_id(images, wanted)
@@ -146,7 +165,7 @@ class ContainerStorage:
         elif _PART_OF_ID.fullmatch(word) and (found := _with_id(images, word)):
             pass
         else:
-            found = _named(images, word)
+            found, meant = _named(images, word)
         ids = {one.id for one in found}
         if len(ids) > 1:
             raise InvalidReference(
@@ -156,8 +175,10 @@ class ContainerStorage:
         if not found:
             known = [_familiar(one) for image in images for one in image.names]
             near = printable(did_you_mean(word, known))
+            if not images:
+                near = f", which has no images with the driver {self._place.driver}"
             raise NotFoundError(f"{PREFIX}{printable(word)}: no such image in {self._what}{near}")
-        return found[0]
+        return found[0], meant
 
     # ---- documents and layers ----
 
@@ -170,22 +191,24 @@ class ContainerStorage:
     def _document(self, one: _StoredEntry, key: str) -> bytes:
         path = one.root / f"{self._place.driver}-images" / one.id / _file_name(key)
         try:
-            with path.open("rb") as file:
-                raw = file.read(MAX_DOCUMENT + 1)
+            return read_document(path, MAX_DOCUMENT, os.environ)
         except OSError as error:
             raise StoreError(f"{printable(str(path))}: {error.strerror}") from None
-        if len(raw) > MAX_DOCUMENT:
-            raise LimitExceeded(f"{printable(str(path))}: more than {MAX_DOCUMENT} bytes")
-        return raw
 
-    def _chain(self, image: _StoredEntry, documents: ImageDocuments) -> tuple[UnpackedLayer, ...]:
-        """Return the layers of an image by following parents; they fit the config."""
+    def _chain(
+        self, image: _StoredEntry, documents: ImageDocuments
+    ) -> tuple[tuple[UnpackedLayer, ...], str]:
+        """Return the layers of an image by following parents, and how owners are mapped.
+
+        The layers fit the config.
+        """
         known = {
             _checked(one, "id"): (root, one)
             for root in reversed(self._place.roots)
             for one in _records(root / f"{self._place.driver}-layers" / "layers.json")
         }
         where, at, found = f"{PREFIX}{image.id[:12]}", image.top, list[UnpackedLayer]()
+        mapped = ""
         expected = list(documents.diff_ids)
         while at:
             if at not in known or len(found) == min(len(expected), _MAX_LAYERS):
@@ -197,15 +220,21 @@ class ContainerStorage:
             if digest and digest != str(expected[-1 - len(found)]):
                 raise FormatError(f"{where}: layer {at[:12]} has digest {printable(digest)}")
             directory = self._directory(root, at)
-            _refuse_other_forms(one, directory, f"{where}: layer {at[:12]}")
-            size = one.size("diff-size") if "diff-size" in one.values else 0
-            found.append(UnpackedLayer(directory, size))
+            if (directory.parent / "composefs-data").exists():
+                raise FormatError(
+                    f"{where}: layer {at[:12]}: is stored with composefs, which is not supported"
+                )
+            mapped = mapped or _mapped(one)
+            # Unknown sizes are missing, or -1.
+            size = 0 if one.values.get("diff-size", -1) == -1 else one.size("diff-size")
+            record = root / f"{self._place.driver}-layers" / f"{at}.tar-split.gz"
+            found.append(UnpackedLayer(directory, size, record))
             at = _checked(one, "parent") if one.string("parent", "") else ""
         if len(found) != len(expected):
             raise FormatError(
                 f"{where}: {len(found)} layers in {self._what}, but {len(expected)} in its config"
             )
-        return tuple(reversed(found))
+        return tuple(reversed(found)), mapped
 
     def _directory(self, root: Path, layer: str) -> Path:
         if self._place.driver == "vfs":
@@ -217,14 +246,17 @@ class ContainerStorage:
 def _read_lock(path: Path) -> Iterator[None]:
     """Hold a lock file of the library for reading; a store that was never written has none."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # of a FIFO, say
     except FileNotFoundError:
         yield
         return
     except OSError as error:
         raise StoreError(f"{printable(str(path))}: {error.strerror}") from None
     try:
-        fcntl.lockf(fd, fcntl.LOCK_SH)
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_SH)
+        except OSError as error:
+            raise StoreError(f"{printable(str(path))}: {error.strerror}") from None
         yield
     finally:
         os.close(fd)
@@ -234,14 +266,11 @@ def _records(path: Path) -> Iterator[Fields]:
     """Yield the objects of a list; none if there is no such file."""
     what = printable(str(path))
     try:
-        with path.open("rb") as file:
-            raw = file.read(_MAX_LIST + 1)
+        raw = read_document(path, _MAX_LIST, os.environ)
     except FileNotFoundError:
         return
     except OSError as error:
         raise StoreError(f"{what}: {error.strerror}") from None
-    if len(raw) > _MAX_LIST:
-        raise LimitExceeded(f"{what}: more than {_MAX_LIST} bytes")
     try:
         values: Any = json.loads(raw) if raw.strip() else None
     except (ValueError, RecursionError) as error:
@@ -254,14 +283,13 @@ def _records(path: Path) -> Iterator[Fields]:
         yield Fields(one, f"{what}: [{number}]")
 
 
-def _refuse_other_forms(layer: Fields, directory: Path, what: str) -> None:
-    """Raise FormatError for a layer whose directory does not have the files of the image."""
+def _mapped(layer: Fields) -> str:
+    """Return which of its maps changes the owners of a layer's files; empty if none does."""
     for name in ("uidmap", "gidmap"):
         for one in layer.objects(name, _MAX_MAPS, optional=True):
             if one.size("container_id") != one.size("host_id"):
-                raise FormatError(f"{what}: its owners are mapped ({name}), which is not supported")
-    if (directory.parent / "composefs-data").exists():
-        raise FormatError(f"{what}: is stored with composefs, which is not supported")
+                return name
+    return ""
 
 
 def _checked(one: Fields, name: str) -> str:
@@ -285,8 +313,10 @@ def _with_id(images: Sequence[_StoredEntry], word: str) -> list[_StoredEntry]:
     return [one for one in images if one.id.startswith(word)]
 
 
-def _named(images: Sequence[_StoredEntry], word: str) -> list[_StoredEntry]:
-    """Return the image of a name; one without a registry may be localhost's, as podman has it."""
+def _named(
+    images: Sequence[_StoredEntry], word: str
+) -> tuple[list[_StoredEntry], Reference | None]:
+    """Return the image of a name, and its full name; that may be localhost's, as podman has it."""
     for name in _meanings(word):
         if name.digest is not None:
             digest = str(name.digest)
@@ -295,8 +325,8 @@ def _named(images: Sequence[_StoredEntry], word: str) -> list[_StoredEntry]:
             text = str(name.with_default_tag())
             found = [one for one in images if text in one.names]
         if found:
-            return found
-    return []
+            return found, name.with_default_tag()
+    return [], None
 
 
 def _is_of(one: _StoredEntry, word: str) -> bool:
@@ -307,8 +337,8 @@ def _is_of(one: _StoredEntry, word: str) -> bool:
 
 def _meanings(word: str) -> list[Reference]:
     """Return the full names that a word may mean, the first one found counts."""
-    local = [] if has_registry(word) else [Reference.parse(f"localhost/{word}")]
-    return [Reference.parse(word), *local]
+    full = Reference.parse(word)  # first, as its error has the word
+    return [full] if has_registry(word) else [full, Reference.parse(f"localhost/{word}")]
 
 
 def _repository(name: str) -> str:

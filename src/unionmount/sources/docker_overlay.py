@@ -4,7 +4,7 @@
 
     <root>/image/overlay2/repositories.json                 names and digests of images
     <root>/image/overlay2/imagedb/content/sha256/<ID>       the config of an image
-    <root>/image/overlay2/layerdb/sha256/<chain ID>/…       a layer: cache-id, diff_id, size
+    <root>/image/overlay2/layerdb/sha256/<chain ID>/…       a layer: cache-id, diff, size, record
     <root>/overlay2/<cache-id>/diff                         the files of one layer
 
 docker has no lock for other processes. It writes each of these files under another name first, so
@@ -15,14 +15,15 @@ nothing of this; it is recognised and refused.
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unionmount.errors import (
     FormatError,
     InvalidReference,
-    LimitExceeded,
     NotFoundError,
     StoreError,
     UsageError,
@@ -32,6 +33,7 @@ from unionmount.images.image import ImageDocuments
 from unionmount.images.json_fields import MAX_DOCUMENT, parse_object
 from unionmount.images.reference import Digest, Reference
 from unionmount.sources.container_storage import FoundImage, UnpackedLayer
+from unionmount.system.files import read_document
 from unionmount.system.nearest import did_you_mean
 from unionmount.system.text import printable
 
@@ -46,6 +48,7 @@ _SNAPSHOTTER = "io.containerd.snapshotter.v1.overlayfs"
 _CONTAINERD = Path("/var/lib/containerd")
 _MAX_SMALL = 4096
 _CACHE_ID = re.compile("[0-9a-zA-Z-]{1,128}")
+_REMAPPED = re.compile(r"[0-9]+\.[0-9]+")  # the directory below the root that docker has then
 _PART_OF_ID = re.compile("(?:sha256:)?([0-9a-f]{3,64})")
 
 
@@ -56,6 +59,8 @@ def split_root(text: str) -> tuple[Path, str]:
     root, bracket, name = text[1:].partition("]")
     if not bracket or not root.startswith("/"):
         raise UsageError(f"'{PREFIX}{printable(text)}': write [ROOT]NAME, with an absolute path")
+    if not name:
+        raise UsageError(f"'{PREFIX}{printable(text)}': the name of the image is missing behind it")
     return Path(root), name
 
 
@@ -78,7 +83,7 @@ class DockerOverlay:
 
     def find(self, word: str) -> FoundImage:
         """Find an image by name, by name and digest, or by ID or its beginning."""
-        image_id = self._chosen(word)
+        image_id, name = self._chosen(word)
         where = f"{PREFIX}{image_id[:12]}"
         try:
             raw = _read(self._images / "imagedb/content/sha256" / image_id, MAX_DOCUMENT)
@@ -94,17 +99,21 @@ class DockerOverlay:
             for chain, diff_id in zip(chains, config.diff_ids, strict=True)
         )
         documents = ImageDocuments.from_config(config, [one.size for one in layers], where)
-        return FoundImage(image_id, documents, layers, self._root, whole=False)
+        mapped = "userns-remap" if _REMAPPED.fullmatch(self._root.name) else ""
+        return FoundImage(
+            image_id, documents, layers, self._root, name, made_up=True, mapped=mapped
+        )
 
-    def _chosen(self, word: str) -> str:
-        """Return the ID of the image that a word means."""
+    def _chosen(self, word: str) -> tuple[str, Reference | None]:
+        """Return the ID of the image that a word means, and its full name if that was meant."""
         names = self._names()
         try:
-            named = names.get(str(Reference.parse(word).with_default_tag()))
+            meant = Reference.parse(word).with_default_tag()
+            named = names.get(str(meant))
         except InvalidReference:
             named = None
         if named is not None:
-            return named
+            return named, meant
         if part := _PART_OF_ID.fullmatch(word):
             ids = [one for one in self._ids() if one.startswith(part[1])]
             if len(ids) > 1:
@@ -112,7 +121,7 @@ class DockerOverlay:
                     f"{PREFIX}{printable(word)} is ambiguous: {len(ids)} images begin with it"
                 )
             if ids:
-                return ids[0]
+                return ids[0], None
         known = [Reference.parse(name).familiar for name in names]
         near = printable(did_you_mean(word, known)) or self._elsewhere(word)
         raise NotFoundError(f"{PREFIX}{printable(word)}: no such image in {self._what}{near}")
@@ -149,11 +158,12 @@ class DockerOverlay:
         """Return why images are not here, if docker keeps them in containerd's store."""
         for above in (self._root / "containerd/daemon", _CONTAINERD):
             snapshots = above / _SNAPSHOTTER / "snapshots"
-            if snapshots.is_dir() and next(snapshots.iterdir(), None) is not None:
-                return (
-                    f"; docker may keep it in containerd's store ({_SNAPSHOTTER}), which is not "
-                    f"supported: docker save {printable(word)} | unionmount load"
-                )
+            with suppress(OSError):  # it is not there, or only root may look into it
+                if any(snapshots.iterdir()):
+                    return (
+                        f"; docker may keep it in containerd's store ({_SNAPSHOTTER}), which is "
+                        f"not supported: unionmount load docker-daemon:{printable(word)}"
+                    )
         return ""
 
     def _layer(self, chain: Digest, diff_id: Digest, where: str) -> UnpackedLayer:
@@ -171,7 +181,8 @@ class DockerOverlay:
             raise FormatError(f"{printable(str(directory))}: is not layer {diff_id}")
         if not re.fullmatch("[0-9]{1,18}", size):
             raise FormatError(f"{printable(str(directory))}: size '{printable(size)[:40]}'")
-        return UnpackedLayer(self._root / "overlay2" / cache / "diff", int(size))
+        record = directory / "tar-split.json.gz"
+        return UnpackedLayer(self._root / "overlay2" / cache / "diff", int(size), record)
 
 
 def _is_id(value: Any) -> bool:
@@ -181,12 +192,8 @@ def _is_id(value: Any) -> bool:
 def _read(path: Path, limit: int) -> bytes:
     """Read a small file; FileNotFoundError is passed on, other errors become StoreError."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(limit + 1)
+        return read_document(path, limit, os.environ)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise StoreError(f"{printable(str(path))}: {error.strerror}") from None
-    if len(raw) > limit:
-        raise LimitExceeded(f"{printable(str(path))}: more than {limit} bytes")
-    return raw

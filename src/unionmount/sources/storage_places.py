@@ -7,14 +7,15 @@ or the machine's storage.conf; ``STORAGE_DRIVER``; an ordinary user's store belo
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unionmount.errors import FormatError, LimitExceeded, StoreError, UsageError
+from unionmount.errors import FormatError, StoreError, UsageError
+from unionmount.system.files import read_document
+from unionmount.system.real_user import real_user
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def split_specifier(text: str) -> tuple[str, str]:
             f"'{PREFIX}{printable(text)}': write [DRIVER@ROOT+RUNROOT]NAME, with absolute paths"
         )
     name = found[4]
+    if not name:
+        raise UsageError(f"'{PREFIX}{printable(text)}': the name of the image is missing behind it")
     return text[: len(text) - len(name)], name
 
 
@@ -85,15 +88,9 @@ def find_place(specifier: str, environment: Mapping[str, str]) -> StoragePlace:
     return StoragePlace(chosen, Path(root), run, _additional(default), named=True)
 
 
-def user_of_store(environment: Mapping[str, str]) -> int:
-    """Return the user whose store is used, also in the user namespace of podman."""
-    text = environment.get("_CONTAINERS_ROOTLESS_UID", "")
-    return int(text) if text.isascii() and text.isdecimal() else os.geteuid()
-
-
 def _default_place(environment: Mapping[str, str]) -> StoragePlace:
     found = _configured(environment)
-    uid = user_of_store(environment)
+    uid = real_user(environment)
     run = _expanded(_text(found, "runroot"), uid, environment)
     root = _expanded(_text(found, "graphroot"), uid, environment)
     if uid:
@@ -113,8 +110,7 @@ def _configured(environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the table ``storage`` of the configuration; an empty one without a file."""
     for file in _files(environment):
         try:
-            with file.open("rb") as opened:
-                raw = opened.read(_MAX_FILE + 1)
+            raw = read_document(file, _MAX_FILE, environment)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
@@ -126,15 +122,13 @@ def _configured(environment: Mapping[str, str]) -> dict[str, Any]:
 def _files(environment: Mapping[str, str]) -> tuple[Path, ...]:
     if chosen := environment.get(_VARIABLE):
         return (Path(chosen),)
-    if not user_of_store(environment):
+    if not real_user(environment):
         return _SYSTEM_FILES
     home = environment.get("XDG_CONFIG_HOME") or f"{environment.get('HOME', '')}/.config"
     return (Path(home, "containers/storage.conf"),)
 
 
 def _parsed(raw: bytes, what: str) -> dict[str, Any]:
-    if len(raw) > _MAX_FILE:
-        raise LimitExceeded(f"{what}: more than {_MAX_FILE} bytes")
     try:
         document = tomllib.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:

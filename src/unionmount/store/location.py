@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unionmount.errors import StoreError
+from unionmount.system.real_user import real_user
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +21,7 @@ def default_root(environment: Mapping[str, str]) -> Path:
     """Return the location of the user's default store."""
     if chosen := environment.get("UNIONMOUNT_ROOT"):
         return Path(chosen)
-    if os.geteuid() == 0:
+    if real_user(environment) == 0:
         return Path("/var/lib/unionmount")
     data = environment.get("XDG_DATA_HOME", "")
     base = Path(data) if data.startswith("/") else _home(environment) / ".local/share"

@@ -38,13 +38,14 @@ from unionmount.transfer.load import (
 )
 from unionmount.transfer.pull import PullOptions, pull_as
 from unionmount.transfer.push import PushOptions, push
-from unionmount.transfer.save import find_wanted, save
+from unionmount.transfer.save import find_wanted, keeps_manifest, save
 from unionmount.transfer.scratch_store import scratch_store
 from unionmount.transfer.to_daemon import send
 from unionmount.trust.image_trust import ImageTrust
 
 if TYPE_CHECKING:
     from unionmount.formats.compression import Compression
+    from unionmount.images.image import ImageDocuments
     from unionmount.images.platform import Platform
     from unionmount.registry import RegistryClient
     from unionmount.transfer.image_files import FileWriter
@@ -249,6 +250,8 @@ async def _from_store(
         done = await push(store, there, stored, how.resolve(target.path), pushing)
         return Copied(done.digest, done.changes)
     (wanted,) = find_wanted(store, [word])
+    if how.keep_digest:
+        _check_digest_stays(wanted.image, target, how)
     if target.kind == "docker-daemon":
         if how.compression is not None:
             raise UsageError(
@@ -263,6 +266,16 @@ async def _from_store(
         wanted = replace(wanted, names=tuple(map(Reference.parse, stored.names)))
     await trio.to_thread.run_sync(_save, store, wanted, target, how)
     return Copied(None)
+
+
+def _check_digest_stays(image: ImageDocuments, target: Location, how: CopyOptions) -> None:
+    """Raise UsageError if a target that is no registry would get another manifest, or none."""
+    if target.kind in _DOCUMENTS and keeps_manifest(image, how.compression):
+        return
+    why = "has no manifest"
+    if target.kind in _DOCUMENTS:
+        why = f"gets layers compressed otherwise than those of manifest {image.manifest.digest}"
+    raise UsageError(f"--keep-digest: {target} {why}; leave out the option, or copy to a registry")
 
 
 def _name_at(target: Location) -> Reference:

@@ -248,7 +248,14 @@ class OpenArchive(Closing):
 
 
 def _open_source(how: LoadOptions, location: Location) -> OpenArchive:
-    """Open an archive or layout; raise NotTrusted if the policy refuses its images."""
+    """Open an archive or layout; raise NotTrusted if the policy refuses its images.
+
+    An image that another tool has unpacked is an archive, too: its layers are made again.
+    """
+    if location.is_unpacked:
+        from unionmount.transfer.open_unpacked import open_to_load  # noqa: PLC0415 - rarely needed
+
+        return OpenArchive(open_to_load(location, how.trust), spooled=False)
     opened = _open_untrusted(how, location)
     try:
         if how.trust is not None:
@@ -272,11 +279,6 @@ def _transport(archive: ImageArchive, location: Location) -> str:
 def _open_untrusted(how: LoadOptions, location: Location) -> OpenArchive:
     if location.kind == "registry":
         raise UsageError(f"{location}: is in a registry; fetch it with 'unionmount pull' first")
-    if location.is_unpacked:
-        raise UsageError(
-            f"{location}: its layers are directories, which are only used in place; have their "
-            "tool save the image to an archive first ('podman save', 'docker save')"
-        )
     path = Path(location.path)
     what = "standard input" if location.path == STDIN else printable(location.path)
     default_name = fallback_name(path)
@@ -615,12 +617,13 @@ def _import(how: LoadOptions, blob: LayerBlob) -> None:
         return
     data = blob.data
     literal = blob.flat is not None
-    expected = Expected(blob.diff_id, blob.what, blob.digest, data.length, literal=literal)
+    size = data.length if blob.pieces is None else None
+    expected = Expected(blob.diff_id, blob.what, blob.digest, size, literal=literal)
     with how.store.import_layer(expected) as layer:
         done = 0
-        for piece in pieces_of(data, blob.what):
+        for piece in pieces_of(data, blob.what) if blob.pieces is None else blob.pieces():
             layer.write(piece)
             done += len(piece)
             if how.progress is not None:
-                how.progress(str(blob.diff_id), done, data.length)
+                how.progress(str(blob.diff_id), done, max(done, data.length))
         layer.finish()

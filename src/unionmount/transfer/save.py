@@ -229,7 +229,8 @@ def _save_oci(wanted: Sequence[ImageToSave], writer: FileWriter, layers: _Layers
     rows = []
     for one in wanted:
         raw = _manifest(one.image, layers, written)
-        config = one.image.manifest.config.digest if _is_kept(one.image, layers) else one.image.id
+        is_kept = keeps_manifest(one.image, layers.compression)
+        config = one.image.manifest.config.digest if is_kept else one.image.id
         blob(config, one.image.config.raw)
         digest = Digest.of(raw)
         blob(digest, raw)
@@ -247,7 +248,8 @@ def _save_dir(wanted: Sequence[ImageToSave], writer: FileWriter, layers: _Layers
     (one,) = wanted
     raw = _manifest(one.image, layers, set())
     config = one.image.config.raw
-    digest = one.image.manifest.config.digest if _is_kept(one.image, layers) else one.image.id
+    is_kept = keeps_manifest(one.image, layers.compression)
+    digest = one.image.manifest.config.digest if is_kept else one.image.id
     writer.file(_in_dir(digest), len(config), [config])
     _document(writer, MANIFEST, raw)
     _document(writer, VERSION, VERSION_TEXT)
@@ -274,17 +276,17 @@ def _manifest(image: ImageDocuments, layers: _Layers, written: set[Digest]) -> b
         else:
             digest, size = layers.write_compressed(diff_id)
         descriptors.append(Descriptor(layer_type(layers.compression), digest, size))
-    if _is_kept(image, layers):
+    if keeps_manifest(image, layers.compression):
         return image.manifest.raw
     size = len(image.config.raw)
     return manifest_document(image.id, size, descriptors, image.manifest.annotations)
 
 
-def _is_kept(image: ImageDocuments, layers: _Layers) -> bool:
-    """Return whether the stored manifest describes the layers as they are written."""
+def keeps_manifest(image: ImageDocuments, compression: Compression | None) -> bool:
+    """Return whether the stored manifest describes the layers as a layout or ``dir:`` gets them."""
     manifest = image.manifest
     return (
-        layers.compression is Compression.PLAIN
+        compression in (None, Compression.PLAIN)
         and manifest.media_type == OCI_MANIFEST
         and manifest.config.media_type == OCI_CONFIG
         and all(

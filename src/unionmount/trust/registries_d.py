@@ -7,7 +7,6 @@ as in containers/image, unknown keys are ignored, and a section in two files is 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from unionmount.errors import FormatError
 from unionmount.system.files import read_document
+from unionmount.system.real_user import real_user
 from unionmount.system.text import printable
 from unionmount.trust.extra import optional_module
 from unionmount.trust.places import SYSTEM, is_there, user_directory
@@ -80,7 +80,7 @@ class RegistriesD:
 
 
 def _builtin(environment: Mapping[str, str]) -> str:
-    if os.geteuid() == 0:
+    if real_user(environment) == 0:
         return _ROOTS_OWN
     home = environment.get("HOME")
     return ((Path(home) if home else Path.home()).absolute() / _USERS_OWN).as_uri()

@@ -64,6 +64,21 @@ def scopes_of_path(transport: str, path: str) -> ImageScopes:
     return ImageScopes(transport, tuple(names))
 
 
+def scopes_of_stored(driver: str, root: str, name: Reference | None, image_id: str) -> ImageScopes:
+    """Return the scopes of an image of containers/storage: its store with its name, or with its ID.
+
+    ``image_id`` counts if there is no name.
+    """
+    store = f"[{driver}@{root}]"
+    if name is None:
+        names = [f"{store}@{image_id}"]
+    else:
+        parts = name.name.split("/")
+        names = [f"{store}{as_identified(name)}"]
+        names += [store + "/".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    return ImageScopes("containers-storage", (*names, store, f"[{root}]"))
+
+
 def problem_with_scope(transport: str, scope: str) -> str:
     """Return why a scope cannot be one of ``transport``; empty if it can, or is the default.
 

@@ -78,7 +78,8 @@ def command(
     """Copy an image from SRC to DST.
 
     Both are docker://NAME, docker-archive:FILE[:REF], oci-archive:FILE[:REF], oci:DIR[:REF],
-    dir:DIR, docker-daemon:NAME, or the name of an image of the store. Between registries, OCI
+    dir:DIR, docker-daemon:NAME, or the name of an image of the store; SRC may also be
+    containers-storage:NAME or docker-overlay2:NAME. Between registries, OCI
     layouts and dir:, blobs and digests stay as they are, and artifacts, such as charts, are copied,
     too; everything else works as pull, load, save and push do. The command prints the digest in a
     registry or layout, or the ID in the store. What policy.json refuses is not copied.
@@ -120,11 +121,13 @@ def _run(
     progress: ProgressLine | None,
 ) -> Copied:
     from unionmount.cli.run_transfer import registries_of_user, run_attended
+    from unionmount.cli.unpacked_images import enter_namespace_to_load
     from unionmount.sources import Location
     from unionmount.transfer.copy import copy
 
-    store, registries = settings.store(), registries_of_user()
     places = Location.parse(words[0]), Location.parse_target(words[1])
+    enter_namespace_to_load(places[0])
+    store, registries = settings.store(), registries_of_user()
     named = [[how.resolve(one.path)] if one.kind == "registry" else [] for one in places]
     endpoints.check(*named)
 

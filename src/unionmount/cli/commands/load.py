@@ -40,10 +40,13 @@ def command(
 ) -> None:
     """Load all images of an archive, from a file or standard input, into the store.
 
-    SOURCE may also be a directory with images, or docker-daemon:NAME. Images that policy.json
-    refuses are not loaded.
+    SOURCE may also be a directory with images, docker-daemon:NAME, or containers-storage:NAME or
+    docker-overlay2:NAME, whose layers are made again as they were. Images that policy.json refuses
+    are not loaded.
     """
     from unionmount.cli.output import ProgressLine
+    from unionmount.cli.unpacked_images import enter_namespace_to_load
+    from unionmount.sources import Location
     from unionmount.transfer.load import load
 
     if source is not None and file is not None:
@@ -51,6 +54,7 @@ def command(
     source = source if source is not None else "-" if file is None else file
     if source == "-" and sys.stdin.isatty():
         raise click.UsageError("give an archive with -i, or on standard input, which is a terminal")
+    enter_namespace_to_load(Location.parse(source))
     progress = ProgressLine()
 
     shown: set[str] = set()
