@@ -11,8 +11,11 @@ if TYPE_CHECKING:
 VARIABLE = "_CONTAINERS_ROOTLESS_UID"
 """What podman and buildah set in their namespace, where that user is called root."""
 
+_DIGITS = 10  # of the greatest user ID
+
 
 def real_user(environment: Mapping[str, str]) -> int:
     """Return the ID of the user whose stores, settings and logins are used."""
     text = environment.get(VARIABLE, "")
-    return int(text) if text.isascii() and text.isdecimal() else os.geteuid()
+    is_id = text.isascii() and text.isdecimal() and len(text) <= _DIGITS
+    return int(text) if is_id else os.geteuid()
