@@ -25,13 +25,15 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from unionmount.api.images import open_image
+from unionmount.api.operands import operand_of
 from unionmount.api.tree import seconds_of
 from unionmount.errors import NotFoundError, UsageError
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.api.images import Image
-    from unionmount.api.tree import File, FileTree
+    from unionmount.api.operands import operand_of
+from unionmount.api.tree import File, FileTree
 
 _PREFIX = "unionmount://"
 _NAMES = {stat.S_IFREG: "file", stat.S_IFDIR: "directory"}
@@ -83,7 +85,7 @@ class UnionmountFileSystem(AbstractFileSystem):
 
     def __init__(
         self,
-        image: str | None = None,
+        image: str | os.PathLike[str] | None = None,
         *,
         layer: int | None = None,
         platform: str | None = None,
@@ -95,6 +97,7 @@ class UnionmountFileSystem(AbstractFileSystem):
     ) -> None:
         """Open the image; raise the errors of ``unionmount.open_image``."""
         super().__init__(**options)
+        image = None if image is None else operand_of(image)
         if fo is not None:
             if image is not None:
                 raise UsageError(

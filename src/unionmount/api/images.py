@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path as HostPath
 from typing import TYPE_CHECKING
 
+from unionmount.api.operands import operand_of
 from unionmount.api.paths import ImagePath
 from unionmount.api.shared_view import SharedView
 from unionmount.api.tree import FileTree
@@ -117,7 +118,7 @@ class Image(Closing):
 
 
 def open_image(
-    ref: str,
+    ref: str | os.PathLike[str],
     *,
     layer: int | None = None,
     platform: str | None = None,
@@ -125,8 +126,9 @@ def open_image(
 ) -> Image:
     """Open what ``unionmount mount`` would mount: an archive, a layout, a name or a container.
 
-    With ``layer``, the image is opened as of that layer. ``root`` is the store, by default the
-    user's. Nothing is changed, except that compressed layers are imported into the store once.
+    A path object is always the path of a file. With ``layer``, the image is opened as of that
+    layer. ``root`` is the store, by default the user's. Nothing is changed, except that compressed
+    layers are imported into the store once.
     """
     with ExitStack() as stack:
         view = open_image_view(ref, layer=layer, platform=platform, root=root)
@@ -136,7 +138,7 @@ def open_image(
 
 
 def open_image_view(
-    ref: str,
+    ref: str | os.PathLike[str],
     *,
     layer: int | None = None,
     platform: str | None = None,
@@ -144,12 +146,15 @@ def open_image_view(
 ) -> OpenView:
     """Open the same for the other functions of the API."""
     looking = OpenOptions(Platform.parse(platform) if platform else None, layer)
-    return open_view(store_at(root), ref, looking)
+    return open_view(store_at(root), operand_of(ref), looking)
 
 
 def store_at(root: str | os.PathLike[str] | None) -> Store:
-    """Open the store at ``root``, by default the user's, and those that the environment adds."""
-    place = HostPath(root) if root is not None else default_root(os.environ)
+    """Open the store at ``root``, by default the user's, and those that the environment adds.
+
+    An empty ``root`` is the default, too, as for ``--root``.
+    """
+    place = HostPath(root) if root else default_root(os.environ)
     limits = ImportLimits.from_environment(os.environ)
     more = [one.absolute() for one in additional_stores(os.environ)]
     return Store(place.absolute(), limits, additional=more)

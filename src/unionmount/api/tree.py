@@ -103,6 +103,8 @@ class FileTree:
         """Return the file at a path; None if the path leads nowhere."""
         try:
             return self.lookup(path, follow_symlinks=follow_symlinks)
+        except UnicodeEncodeError:  # no file has such a name
+            return None
         except OSError as error:
             if error.errno in _NOWHERE:
                 return None
