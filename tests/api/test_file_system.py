@@ -16,7 +16,7 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.tests.abstract import AbstractFixtures, AbstractGetTests
-from support.archives import docker_archive
+from support.archives import Layer, docker_archive
 from support.path_tree import DIRECTORIES, FILES, LINKS, layer_of
 from support.programs import run
 
@@ -269,6 +269,7 @@ def test_nothing_stays_open(archive: Path, place: Path) -> None:
 
 def test_pickling(archive: Path, place: Path) -> None:
     fs = UnionmountFileSystem(str(archive), layer=0)
+    assert pickle.loads(pickle.dumps(fs)) is fs
     with fs.open("/a/one.txt") as file:
         file.read(1)
         code = "import pickle, sys; fs, file, later = pickle.load(sys.stdin.buffer); "
@@ -279,6 +280,63 @@ def test_pickling(archive: Path, place: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], input=data, check=True, capture_output=True)
     wanted = f"{b'one'!r} ".replace("one", "one\\n") + f"False {b'ne'!r} ".replace("ne", "ne\\n")
     assert done.stdout.decode().strip() == wanted + repr("töp\n".encode())
+
+
+def two_images(place: Path) -> None:
+    """Archives with the same name in two directories, and one more."""
+    for directory in ("one", "two"):
+        (place / directory).mkdir()
+        layer = Layer().file("f", directory.encode())
+        docker_archive(place / directory / "image.tar", [layer])
+        docker_archive(place / f"{directory}.tar", [layer])
+
+
+@pytest.mark.parametrize("name", ["image.tar", "./image.tar"])
+def test_a_relative_path_in_another_directory(
+    place: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_images(place)
+    monkeypatch.chdir(place / "one")
+    fs = UnionmountFileSystem(name)
+    assert UnionmountFileSystem(name) is fs
+    with fs.open("/f") as file:
+        pickled = pickle.dumps((fs, file))
+    monkeypatch.chdir(place / "two")
+    assert UnionmountFileSystem(name).cat("/f") == b"two"
+    with fsspec.open(f"unionmount://{name}!/f") as file:
+        assert file.read() == b"two"
+    assert fs.cat("/f") == b"one"
+    again, file = pickle.loads(pickled)
+    assert (again.cat("/f"), file.read()) == (b"one", b"one")
+
+
+def test_a_working_directory_that_was_removed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_images(place)
+    (place / "gone").mkdir()
+    monkeypatch.chdir(place / "gone")
+    (place / "gone").rmdir()
+    assert UnionmountFileSystem(str(place / "one.tar")).cat("/f") == b"one"
+
+
+def test_urls_of_several_images(place: Path) -> None:
+    # The library opens the file system of the first one for all.
+    two_images(place)
+    urls = [f"unionmount://./{name}.tar!/f" for name in ("one", "two")]
+    assert [fsspec.open(url).open().read() for url in urls] == [b"one", b"two"]
+    message = (
+        r"^this file system shows the image '\./one\.tar' or '/.*/one\.tar', but the URL names "
+        r"'\./two\.tar'; open each image with"
+    )
+    files = pickle.loads(pickle.dumps(fsspec.open_files(urls)))
+    with pytest.raises(UsageError, match=message), files as opened:
+        pytest.fail(f"{[file.read() for file in opened]}")
+    with fsspec.open_files([urls[0], urls[0]]) as opened:
+        assert [file.read() for file in opened] == [b"one", b"one"]
+    fs = fsspec.filesystem("unionmount", image="./one.tar")
+    assert fs.cat([urls[0], "/f", "unionmount:///f"]) == {"/f": b"one"}
+    for call in (fs.cat, fs.info, fs.ls, fs.exists, fs.open, fs.find, fs.cat_file, fs.ukey):
+        with pytest.raises(UsageError, match="the URL names"):
+            call(urls[1])
 
 
 @pytest.mark.needs("fuse")

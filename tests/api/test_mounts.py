@@ -107,3 +107,18 @@ async def test_it_may_be_unmounted_meanwhile(source: Path) -> None:
     async with unionmount.mount(str(source)) as mounted:
         await trio.run_process([sys.executable, "-m", "unionmount", "umount", str(mounted.path)])
     assert not mounted.path.exists()
+
+
+@pytest.mark.needs("fuse")
+async def test_no_module_is_imported_from_the_working_directory(
+    source: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may write to the directory in which a program runs, such as /tmp."""
+    planted = place / "planted"
+    (planted / "unionmount").mkdir(parents=True)
+    for name in ("unionmount/__init__", "unionmount/__main__", "trio", "click", "pyfuse3"):
+        (planted / f"{name}.py").write_text(f"open({str(place / 'ran')!r}, 'w').close()\n")
+    monkeypatch.chdir(planted)
+    async with unionmount.mount(str(source)) as mounted:
+        assert (mounted.path / "d/new").read_bytes() == b"new"
+    assert not (place / "ran").exists()

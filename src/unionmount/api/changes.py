@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from unionmount.api.images import open_image_view, store_at
+from unionmount.api.operands import operand_of
 from unionmount.api.transfer_thread import TransferProgress
 from unionmount.api.transfers import ImageInStore, Tell, image_in_store
+from unionmount.errors import UsageError
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -74,8 +77,8 @@ def containers(*, root: str | os.PathLike[str] | None = None) -> tuple[Container
 
 
 def diff(
-    before: str,
-    after: str | None = None,
+    before: str | os.PathLike[str],
+    after: str | os.PathLike[str] | None = None,
     *,
     platform: str | None = None,
     root: str | os.PathLike[str] | None = None,
@@ -97,7 +100,10 @@ def diff(
 
 
 def _between(
-    before: str, after: str, platform: str | None, root: str | os.PathLike[str] | None
+    before: str | os.PathLike[str],
+    after: str | os.PathLike[str],
+    platform: str | None,
+    root: str | os.PathLike[str] | None,
 ) -> Iterator[Difference]:
     from unionmount.browse.image_diff import differences
 
@@ -110,18 +116,22 @@ def _between(
 
 
 @contextmanager
-def _changes(word: str, root: str | os.PathLike[str] | None) -> Iterator[tuple[Store, OpenChanges]]:
+def _changes(
+    target: str | os.PathLike[str], root: str | os.PathLike[str] | None
+) -> Iterator[tuple[Store, OpenChanges]]:
     from unionmount.browse.open_changes import open_changes
 
     store, opened = open_changes(
-        store_at(root).root, lambda other: store_at(other if other is not None else root), word
+        store_at(root).root,
+        lambda other: store_at(other if other is not None else root),
+        operand_of(target),
     )
     with opened:
         yield store, opened
 
 
 def commit(
-    target: str,
+    target: str | os.PathLike[str],
     name: str,
     *,
     message: str = "",
@@ -174,7 +184,7 @@ def _told(tell: Tell | None) -> Progress | None:
 
 
 def export(
-    ref: str,
+    ref: str | os.PathLike[str],
     output: str | os.PathLike[str] | BinaryIO,
     path: PathInside = "/",
     *,
@@ -192,13 +202,25 @@ def export(
     """
     from unionmount.transfer.image_files import replaced_file
 
+    if output == "":
+        raise UsageError("the path of the output is empty")
     with open_image_view(ref, layer=layer, platform=platform, root=root) as view:
         if isinstance(output, str | os.PathLike):
             with replaced_file(Path(output)) as fd:
                 return _write(view, path, fd, os.fspath(output), progress)
         output.flush()
         name = str(getattr(output, "name", "the output"))
-        return _write(view, path, output.fileno(), name, progress)
+        return _write(view, path, _descriptor(output), name, progress)
+
+
+def _descriptor(output: BinaryIO) -> int:
+    try:
+        return output.fileno()
+    except (AttributeError, io.UnsupportedOperation):
+        raise UsageError(
+            f"the output ({type(output).__name__}) has no file descriptor; give a path, a pipe or "
+            "tempfile.TemporaryFile()"
+        ) from None
 
 
 def _write(

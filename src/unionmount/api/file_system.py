@@ -18,6 +18,7 @@ import os
 import stat
 import weakref
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 import fsspec
@@ -25,13 +26,16 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from unionmount.api.images import open_image
+from unionmount.api.operands import operand_of
 from unionmount.api.tree import seconds_of
 from unionmount.errors import NotFoundError, UsageError
+from unionmount.sources import Location
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.api.images import Image
-    from unionmount.api.tree import File, FileTree
+    from unionmount.api.operands import operand_of
+from unionmount.api.tree import File, FileTree
 
 _PREFIX = "unionmount://"
 _NAMES = {stat.S_IFREG: "file", stat.S_IFDIR: "directory"}
@@ -50,6 +54,27 @@ def split_url(url: str) -> tuple[str, str]:
     return image, f"/{path}"
 
 
+class PathOfImage(str):
+    """A path that remembers the image in its URL.
+
+    From the URLs of a list, fsspec takes the paths, and gives them all to the file system of the
+    first one, which must refuse those of another image.
+    """
+
+    __slots__ = ("image",)
+
+    def __new__(cls, path: str, image: str) -> Self:
+        """Take the path, and the image as it is named in the URL."""
+        made = super().__new__(cls, path)
+        made.image = image
+        return made
+
+    image: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PathOfImage, (str(self), self.image)
+
+
 class OpenedFile(io.BufferedReader):
     """A regular file of an image, open for reading; it can be pickled, and keeps its position."""
 
@@ -65,6 +90,16 @@ class OpenedFile(io.BufferedReader):
         return OpenedFile, (self.fs, self.path, self.tell())
 
 
+class _WorkingDirectory:
+    """A class attribute with the working directory, as it is each time; empty if it was removed."""
+
+    def __get__(self, _instance: object, _owner: type) -> str:
+        try:
+            return os.getcwd()  # noqa: PTH109 - text for a key
+        except FileNotFoundError:
+            return ""
+
+
 class UnionmountFileSystem(AbstractFileSystem):
     """The files of an image or container, read-only.
 
@@ -72,18 +107,22 @@ class UnionmountFileSystem(AbstractFileSystem):
     are its arguments. ``fo``, ``target_protocol`` and ``target_options`` come from a chain of URLs
     and name an archive on this machine. Results have the form of fsspec's ``LocalFileSystem``.
 
-    fsspec keeps an instance for the same arguments and thread, which does not see that a name has
-    moved to another image: ``skip_instance_cache=True`` opens anew. ``close`` ends an instance.
+    fsspec keeps an instance for the same arguments, thread and working directory, which does not
+    see that a name has moved to another image: ``skip_instance_cache=True`` opens anew. ``close``
+    ends an instance. A URL that names another image raises UsageError.
     """
 
     protocol = "unionmount"
     root_marker = "/"
     blocksize = 128 * 1024
     local_file = False
+    # fsspec's key of an instance: a relative path means another file elsewhere
+    _extra_tokenize_attributes = ("_working_directory",)
+    _working_directory = _WorkingDirectory()
 
     def __init__(
         self,
-        image: str | None = None,
+        image: str | os.PathLike[str] | None = None,
         *,
         layer: int | None = None,
         platform: str | None = None,
@@ -95,6 +134,7 @@ class UnionmountFileSystem(AbstractFileSystem):
     ) -> None:
         """Open the image; raise the errors of ``unionmount.open_image``."""
         super().__init__(**options)
+        image = None if image is None else operand_of(image)
         if fo is not None:
             if image is not None:
                 raise UsageError(
@@ -112,6 +152,9 @@ class UnionmountFileSystem(AbstractFileSystem):
         except NotFoundError as error:
             raise NotFoundError(f"{error}{_advice(image)}") from None
         self._word = image
+        self._absolute = Location.parse(image).absolute()
+        self._names = {"", image}  # in URLs
+        self._strip_protocol = partial(_path_in, self._names)  # type: ignore[method-assign]
         self._end = weakref.finalize(self, self._image.close)
 
     @property
@@ -129,6 +172,11 @@ class UnionmountFileSystem(AbstractFileSystem):
         self._end()
         type(self)._cache.pop(self._fs_token, None)  # noqa: SLF001 - there is no public way
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._absolute == self._word:
+            return cast("tuple[Any, ...]", super().__reduce__())
+        return _opened, (self.storage_options | {"image": self._absolute}, self._names)
+
     def __enter__(self) -> Self:
         return self
 
@@ -141,8 +189,9 @@ class UnionmountFileSystem(AbstractFileSystem):
     def _strip_protocol(cls, path: Any) -> Any:
         if isinstance(path, list):
             return [cls._strip_protocol(one) for one in path]
-        _, inner = split_url(os.fspath(path))
-        return "/" + inner.strip("/")
+        image, inner = split_url(os.fspath(path))
+        inner = f"/{inner.strip('/')}"
+        return PathOfImage(inner, image) if image else inner
 
     @staticmethod
     def _get_kwargs_from_urls(path: str) -> dict[str, str]:
@@ -245,6 +294,29 @@ class UnionmountFileSystem(AbstractFileSystem):
 
     mkdir = makedirs = rmdir = rm_file = _rm = rm = touch = pipe_file = _refuse
     cp_file = put_file = mv = _refuse_second
+
+
+def _opened(options: dict[str, Any], names: set[str]) -> UnionmountFileSystem:
+    """Return a file system that was pickled, perhaps in another working directory."""
+    made = UnionmountFileSystem(**options)
+    made._names.update(names)  # noqa: SLF001 - URLs that were pickled name the image as before
+    return made
+
+
+def _path_in(names: set[str], path: Any) -> Any:
+    """Return the path of a URL, or of each of several; raise UsageError if it has another image."""
+    if isinstance(path, list):
+        return [_path_in(names, one) for one in path]
+    other, inner = split_url(os.fspath(path))
+    if isinstance(path, PathOfImage):
+        other = path.image
+    if other not in names:
+        known = " or ".join(f"'{printable(name)}'" for name in sorted(names - {""}))
+        raise UsageError(
+            f"this file system shows the image {known}, but the URL names '{printable(other)}'; "
+            "open each image with fsspec.open or fsspec.filesystem"
+        )
+    return f"/{inner.strip('/')}"
 
 
 def _info(path: str, found: File) -> dict[str, Any]:

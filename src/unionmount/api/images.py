@@ -7,7 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path as HostPath
 from typing import TYPE_CHECKING
 
+from unionmount.api.operands import operand_of
 from unionmount.api.paths import ImagePath
+from unionmount.api.shared_view import SharedView
 from unionmount.api.tree import FileTree
 from unionmount.browse.open import OpenOptions, open_view
 from unionmount.images.history import steps_of_layers
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from unionmount.core import Change, LayerSummary
     from unionmount.images.config import Config, History
     from unionmount.images.manifest import Manifest
+    from unionmount.images.opened import OpenImage
     from unionmount.images.reference import Digest
 
 
@@ -32,7 +35,7 @@ class Layer:
     """One layer of an open image."""
 
     def __init__(self, image: Image, number: int, step: History | None) -> None:
-        opened = image._view.image.layers[number]  # noqa: SLF001 - its own kind
+        opened = image._opened.layers[number]  # noqa: SLF001 - its own kind
         self._image = image
         self.number = number
         self.diff_id: Digest = opened.diff_id
@@ -41,9 +44,15 @@ class Layer:
 
     def changes(self) -> Iterator[Change]:
         """Yield the changes to lower layers, depth first and sorted: kind, path, mode and size."""
-        view = self._image._view  # noqa: SLF001
-        view.image.require_indexes()
-        for change in view.tree.changes(self.number):
+        shared = self._image._shared  # noqa: SLF001
+        with shared as view:
+            view.image.require_indexes()
+            found = view.tree.changes(self.number)
+        while True:
+            with shared:
+                change = next(found, None)
+            if change is None:
+                return
             yield change._replace(path=b"/" + change.path)
 
     def __repr__(self) -> str:
@@ -55,24 +64,28 @@ class Image(Closing):
 
     def __init__(self, view: OpenView) -> None:
         """Take over ``view``."""
-        self._view = view
+        self._shared = SharedView(view)
         self.name: str = view.image.name
-        self.tree = FileTree(view)
+        self.tree = FileTree(self._shared)
+
+    @property
+    def _opened(self) -> OpenImage:
+        return self._shared.description.image
 
     @property
     def config(self) -> Config:
         """The config of the image; ``config.runtime`` has Cmd, Env and so on."""
-        return self._view.image.image.config
+        return self._opened.image.config
 
     @property
     def manifest(self) -> Manifest:
         """The manifest; ``manifest.raw`` has its bytes."""
-        return self._view.image.image.manifest
+        return self._opened.image.manifest
 
     @property
     def id(self) -> Digest:
         """The digest of the config."""
-        return self._view.image.image.id
+        return self._opened.image.id
 
     @property
     def history(self) -> tuple[History, ...]:
@@ -82,7 +95,7 @@ class Image(Closing):
     @property
     def layers(self) -> tuple[Layer, ...]:
         """The layers, lowest first."""
-        count = len(self._view.image.layers)
+        count = len(self._opened.layers)
         steps = steps_of_layers(self.history, len(self.config.diff_ids))
         return tuple(Layer(self, number, steps[number]) for number in range(count))
 
@@ -92,20 +105,20 @@ class Image(Closing):
 
     def usage(self) -> tuple[LayerSummary, ...]:
         """Return what each layer did, and how many of its bytes the image does not show."""
-        self._view.image.require_indexes()
-        return self._view.tree.summarise().layers
+        with self._shared as view:
+            view.image.require_indexes()
+            return view.tree.summarise().layers
 
     def close(self) -> None:
         """Close everything, ``tree`` included; a second call does nothing."""
-        self.tree._close()  # noqa: SLF001 - its own kind
-        self._view.close()
+        self._shared.close()
 
     def __repr__(self) -> str:
         return f"<Image {self.name} {self.id.short}>"
 
 
 def open_image(
-    ref: str,
+    ref: str | os.PathLike[str],
     *,
     layer: int | None = None,
     platform: str | None = None,
@@ -113,8 +126,9 @@ def open_image(
 ) -> Image:
     """Open what ``unionmount mount`` would mount: an archive, a layout, a name or a container.
 
-    With ``layer``, the image is opened as of that layer. ``root`` is the store, by default the
-    user's. Nothing is changed, except that compressed layers are imported into the store once.
+    A path object is always the path of a file. With ``layer``, the image is opened as of that
+    layer. ``root`` is the store, by default the user's. Nothing is changed, except that compressed
+    layers are imported into the store once.
     """
     with ExitStack() as stack:
         view = open_image_view(ref, layer=layer, platform=platform, root=root)
@@ -124,7 +138,7 @@ def open_image(
 
 
 def open_image_view(
-    ref: str,
+    ref: str | os.PathLike[str],
     *,
     layer: int | None = None,
     platform: str | None = None,
@@ -132,12 +146,15 @@ def open_image_view(
 ) -> OpenView:
     """Open the same for the other functions of the API."""
     looking = OpenOptions(Platform.parse(platform) if platform else None, layer)
-    return open_view(store_at(root), ref, looking)
+    return open_view(store_at(root), operand_of(ref), looking)
 
 
 def store_at(root: str | os.PathLike[str] | None) -> Store:
-    """Open the store at ``root``, by default the user's, and those that the environment adds."""
-    place = HostPath(root) if root is not None else default_root(os.environ)
+    """Open the store at ``root``, by default the user's, and those that the environment adds.
+
+    An empty ``root`` is the default, too, as for ``--root``.
+    """
+    place = HostPath(root) if root else default_root(os.environ)
     limits = ImportLimits.from_environment(os.environ)
     more = [one.absolute() for one in additional_stores(os.environ)]
     return Store(place.absolute(), limits, additional=more)

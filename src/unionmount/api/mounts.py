@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unionmount.api.operands import operand_of
 from unionmount.api.waiting import Blocking, run_blocking, running_library, seconds_until
 from unionmount.errors import MountError, UsageError
 from unionmount.system.text import printable
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from unionmount.api.waiting import Waiter
 
+# "-m" alone would import modules from the working directory, where others may have put them.
+_PROGRAM = (sys.executable, "-P", "-m", "unionmount")
 _PATIENCE = 10.0  # seconds for a mount to end before it is asked again
 _LAST_WORDS = 4096  # bytes of messages
 _MAX_SAID = 64 * 1024  # bytes of the mount point's name
@@ -99,7 +102,7 @@ class _MountServer:
         with ExitStack() as stack:
             stack.callback(self._messages.close)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "unionmount", "mount", "--foreground", *arguments],
+                [*_PROGRAM, "mount", "--foreground", *arguments],
                 stdout=subprocess.PIPE,
                 stderr=self._messages,
                 start_new_session=True,  # signals of the terminal are handled here
@@ -160,7 +163,7 @@ class _MountServer:
 
 
 def mount(
-    ref: str,
+    ref: str | os.PathLike[str],
     mountpoint: str | os.PathLike[str] | None = None,
     *,
     writable: bool = False,
@@ -190,7 +193,6 @@ def mount(
     arguments = [option for option, is_given in flags.items() if is_given]
     for option, value in values.items():
         if value is not None:
-            arguments += [option, str(value)]
-    return MountBlock(
-        [*arguments, "--", ref, *([] if mountpoint is None else [os.fspath(mountpoint)])]
-    )
+            arguments += [option, str(value) if isinstance(value, int) else os.fspath(value)]
+    operands = [operand_of(ref), *([] if mountpoint is None else [os.fspath(mountpoint)])]
+    return MountBlock([*arguments, "--", *operands])

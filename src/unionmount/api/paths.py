@@ -8,6 +8,7 @@ import io
 import os
 import re
 import stat
+from functools import partial
 from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, Literal, overload
 
@@ -254,14 +255,14 @@ class ImagePath:
         """Yield each directory with the names of its directories and of everything else.
 
         It is ``pathlib.Path.walk`` from the top, which enters no symlinks: names that are removed
-        from the first list are not entered.
+        from the first list are not entered. What is no directory yields nothing.
         """
-        pending = [self]
+        pending = [self] if self.is_dir() else []
         while pending:
             here = pending.pop()
             directories: list[str] = []
             others: list[str] = []
-            for entry in self._tree.list(str(here)) if here.is_dir() else ():
+            for entry in self._tree.list(str(here)):
                 (directories if entry.is_directory else others).append(os.fsdecode(entry.name))
             yield here, directories, others
             pending += [here / name for name in reversed(directories)]
@@ -272,40 +273,49 @@ class ImagePath:
         ``**`` stands for any number of directories and enters no symlinks; at the end, it matches
         files as well. With a slash at the end, only directories match.
         """
-        if not pattern:
-            raise ValueError(f"Unacceptable pattern: {pattern!r}")
+        names = [name for name in pattern.split("/") if name not in ("", ".")]
         if pattern.startswith("/"):
             raise NotImplementedError("Non-relative patterns are unsupported")
-        names = [name for name in pattern.split("/") if name not in ("", ".")]
+        if not names:
+            raise ValueError(f"Unacceptable pattern: {pattern!r}")
+        directories_only = pattern.endswith("/")
         seen: set[ImagePath] = set()
-        for found in _matching(self, names):
-            if found not in seen and (not pattern.endswith("/") or found.is_dir()):
+        for found in _matching(self, names, directories_only=directories_only):
+            if found not in seen and (not directories_only or found.is_dir()):
                 seen.add(found)
                 yield found
 
     def rglob(self, pattern: str) -> Iterator[ImagePath]:
         """Yield the paths that match a pattern in this directory or any below."""
+        if pattern.startswith("/"):
+            raise NotImplementedError("Non-relative patterns are unsupported")
         yield from self.glob(f"{_RECURSIVE}/{pattern}")
 
 
-def _matching(path: ImagePath, names: Sequence[str]) -> Iterator[ImagePath]:
-    """Yield what the components of a pattern match below a path; some may come twice."""
+def _matching(
+    path: ImagePath, names: Sequence[str], *, directories_only: bool
+) -> Iterator[ImagePath]:
+    """Yield what the components of a pattern match below a path; some may come twice.
+
+    With ``directories_only``, ``**`` at the end is not extended by files and symlinks.
+    """
+    below = partial(_matching, names=names[1:], directories_only=directories_only)
     if not names:
         yield path
     elif names[0] == _RECURSIVE:
         for place, _, others in path.walk():
-            yield from _matching(place, names[1:])
-            if not names[1:]:
+            yield from below(place)
+            if not names[1:] and not directories_only:
                 yield from (place / name for name in others)
     elif not _MAGIC.search(names[0]):
         child = path / names[0]
         if path.is_dir() and child.exists(follow_symlinks=bool(names[1:])):
-            yield from _matching(child, names[1:])
+            yield from below(child)
     elif path.is_dir():
         matches = re.compile(fnmatch.translate(names[0])).match
         for child in path.iterdir():
             if matches(child.name):
-                yield from _matching(child, names[1:])
+                yield from below(child)
 
 
 def _pure(path: ImagePath | str | PurePosixPath) -> PurePosixPath:

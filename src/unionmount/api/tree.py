@@ -11,7 +11,7 @@ import io
 import os
 import stat
 import threading
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from unionmount import core
-    from unionmount.browse.open import OpenView
+    from unionmount.api.shared_view import SharedView
     from unionmount.core import Attributes, DirectoryEntry
 
 Path = str | bytes | PurePosixPath
@@ -81,31 +81,30 @@ class File:
 class FileTree:
     """The files of an image by path; any threads may use them while the image is open."""
 
-    def __init__(self, view: OpenView) -> None:
-        self._view: OpenView | None = view
+    def __init__(self, shared: SharedView) -> None:
+        self._shared = shared
         # The view of a container is for one thread at a time; the layers of an image are not.
-        self._guard: AbstractContextManager[Any] = (
-            nullcontext() if view.upper is None else threading.Lock()
+        self._turn: AbstractContextManager[Any] = (
+            nullcontext() if shared.description.upper is None else threading.Lock()
         )
 
-    def _close(self) -> None:
-        self._view = None
-
-    @property
-    def _files(self) -> core.BrowsableTree:
-        if self._view is None:
-            raise ValueError("the image is closed")
-        return self._view.files
+    @contextmanager
+    def _using(self) -> Iterator[core.BrowsableTree]:
+        """Keep the files open during a block; raise ValueError if the image is closed."""
+        with self._shared as view, self._turn:
+            yield view.files
 
     def lookup(self, path: Path, *, follow_symlinks: bool = True) -> File:
         """Return the file at a path; raise FileNotFoundError, NotADirectoryError or ELOOP."""
-        with naming(_text(path)), self._guard:
-            return _file(follow(self._files, _bytes(path), last=follow_symlinks))
+        with naming(_text(path)), self._using() as files:
+            return _file(follow(files, _bytes(path), last=follow_symlinks))
 
     def find(self, path: Path, *, follow_symlinks: bool = True) -> File | None:
         """Return the file at a path; None if the path leads nowhere."""
         try:
             return self.lookup(path, follow_symlinks=follow_symlinks)
+        except UnicodeEncodeError:  # no file has such a name
+            return None
         except OSError as error:
             if error.errno in _NOWHERE:
                 return None
@@ -126,17 +125,18 @@ class FileTree:
                 cookie = entries[-1].next
 
     def _batch(self, directory: File, cookie: int) -> Sequence[DirectoryEntry]:
-        with self._guard:
-            return self._files.list(directory.attributes.node, cookie, _BATCH)
+        with self._using() as files:
+            return files.list(directory.attributes.node, cookie, _BATCH)
 
     def walk(self, path: Path = "/") -> Iterator[File]:
         """Yield everything below a directory, depth first and sorted."""
         top = self.lookup(path)
         if not top.is_directory:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), _text(path))
-        below = self._files.walk(top.attributes.node, top.path.strip(b"/"))
+        with self._using() as files:
+            below = files.walk(top.attributes.node, top.path.strip(b"/"))
         while True:
-            with self._guard:
+            with self._using():
                 item = next(below, None)
             if item is None:
                 return
@@ -158,19 +158,19 @@ class FileTree:
 
     def readlink(self, path: Path) -> bytes:
         """Return the target of a symlink."""
-        with naming(_text(path)), self._guard:
-            found = follow(self._files, _bytes(path), last=False)
-            return self._files.readlink(found.attributes.node)
+        with naming(_text(path)), self._using() as files:
+            found = follow(files, _bytes(path), last=False)
+            return files.readlink(found.attributes.node)
 
     def _read(self, file: File, offset: int, size: int) -> bytes:
-        with naming(_text(file.path)), self._guard:
-            return self._files.read(file.attributes.node, offset, size)
+        with naming(_text(file.path)), self._using() as files:
+            return files.read(file.attributes.node, offset, size)
 
     def xattrs(self, path: Path, *, follow_symlinks: bool = True) -> dict[bytes, bytes]:
         """Return the extended attributes."""
         node = self.lookup(path, follow_symlinks=follow_symlinks).attributes.node
-        with naming(_text(path)), self._guard:
-            return {name: self._files.getxattr(node, name) for name in self._files.listxattr(node)}
+        with naming(_text(path)), self._using() as files:
+            return {name: files.getxattr(node, name) for name in files.listxattr(node)}
 
 
 class _RawFile(io.RawIOBase):

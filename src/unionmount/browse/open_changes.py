@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unionmount.browse.open import open_container, open_upper_directory
-from unionmount.errors import MountError, NotFoundError
+from unionmount.errors import MountError, NotFoundError, UsageError
 from unionmount.images.reference import CONTAINER_PREFIX
 from unionmount.mounting.mount_words import mount_by_id
 from unionmount.mounting.records import MountTable, is_overlay
@@ -38,6 +38,8 @@ def open_changes(
     path, since a mount may belong to another store. The store of what was opened is returned, too.
     ``reading`` is called with the source of the image before anything of it is opened.
     """
+    if not word:
+        raise UsageError("the name of the container or mount is empty")
     status = _find_mount(root, word)
     if status is not None and status.alive:
         return _open_mount(open_store, status.record, reading)

@@ -119,7 +119,7 @@ class OpenImage(Closing):
 
     def cut(self, number: int) -> None:
         """Close the layers above ``number``, before a tree is made."""
-        if number >= len(self.layers):
+        if not 0 <= number < len(self.layers):
             raise NotFoundError(f"{self.name}: {no_such_layer(number, len(self.layers))}")
         for layer in self.layers[number + 1 :]:
             layer.close()
