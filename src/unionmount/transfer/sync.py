@@ -18,6 +18,7 @@ import trio
 from unionmount.errors import (
     FormatError,
     NotFoundError,
+    NotTrusted,
     RegistryError,
     UnionmountError,
     UsageError,
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
     from unionmount.transfer.endpoints import Sink, Source
 
 State = Literal["copied", "present", "failed", "would copy"]
+
+_OF_ONE_TAG = (RegistryError, NotFoundError, FormatError, NotTrusted, UsageError)
+"""Errors that other tags need not have; a full disk, for example, is none of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +276,7 @@ class _SyncRun:
         try:
             with _about(tag):
                 done = await self._copied(tag)
-        except (RegistryError, NotFoundError, FormatError) as error:
+        except _OF_ONE_TAG as error:
             if not self._how.keep_going:
                 raise
             done = SyncedTag(tag, "failed", error=str(error))
