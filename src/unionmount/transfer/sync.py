@@ -201,18 +201,32 @@ class _LayoutTags:
 
     def __init__(self, layout: OciLayout) -> None:
         self._layout = layout
-        self._entries = {tag: entry for entry in layout.entries() for tag in _tags_of(entry)}
+        self._entries: dict[str, list[Entry]] = {}
+        for entry in layout.entries():
+            for tag in dict.fromkeys(_tags_of(entry)):
+                self._entries.setdefault(tag, []).append(entry)
 
     async def tags(self) -> list[str]:
         return list(self._entries)
 
     async def digest(self, tag: str) -> Digest | None:
-        found = self._layout.descriptors(self._entries[tag])
+        found = self._layout.descriptors(self._entry(tag))
         return found[0].digest if len(found) == 1 else None
+
+    def _entry(self, tag: str) -> Entry:
+        """Return the entry with a tag; raise FormatError if different images have it."""
+        first, *others = self._entries[tag]
+        for other in others:
+            if other.same != first.same:
+                shown = ", ".join(printable(one.labels[0][:200]) for one in (first, other))
+                raise FormatError(
+                    f"different images of {self._layout.what} have this tag ({shown}); use copy"
+                )
+        return first
 
     @asynccontextmanager
     async def open(self, tag: str) -> AsyncIterator[Source]:
-        yield LayoutSource(self._layout, self._entries[tag])
+        yield LayoutSource(self._layout, self._entry(tag))
         self._layout.check_unchanged()
         self._layout.release()
 
