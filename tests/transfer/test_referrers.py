@@ -672,6 +672,25 @@ def test_inspect_shows_what_is_no_image(
         assert cli.run("inspect", "--raw", f"docker://{name}").stdout == raw
 
 
+def test_inspect_shows_what_is_no_image_in_a_layout(
+    cli: CommandLine, signed: Signed, tmp_path: Path
+) -> None:
+    for number, (_, about) in enumerate(signed.pairs):
+        name = f"docker://{signed.repository}@{about}"
+        remote = json.loads(cli.run("inspect", name).stdout)
+        raw = cli.run("inspect", "--raw", name).stdout
+        for form in ("oci", "oci-archive", "dir"):
+            place = f"{form}:{tmp_path / f'{form}{number}'}"
+            cli.run("copy", name, place)
+            ref = ":@0" if form != "dir" else ""
+            (found,) = json.loads(cli.run("inspect", place + ref).stdout)
+            assert found == remote[0] | {"RepoTags": [], "RepoDigests": []}
+            assert cli.run("inspect", "--raw", place).stdout == raw
+            assert "--raw prints any" in cli.error("inspect", "--config", place, status=2)
+            done = cli.run("inspect", "--platform", "linux/arm64", place, status=1)
+            assert ", not an image" in done.stderr
+
+
 def test_inspect_where_there_is_nothing(
     cli: CommandLine, signed: Signed, registry: DockerRegistry, sender: Sender
 ) -> None:

@@ -249,6 +249,26 @@ def test_through_a_layout(
     assert_nothing_partial(Store(tmp_path / "store"), set())
 
 
+def test_a_tag_of_two_images_is_no_answer(
+    cli: CommandLine, target: str, tools: ArtifactTools, skopeo: Skopeo, tmp_path: Path
+) -> None:
+    """Skopeo's layout names images in full: the same tag may be that of several repositories."""
+    sender, place = Sender(tmp_path, skopeo), f"oci:{tmp_path / 'both'}"
+    named = {"a:x": "1.0", "b:x": "1.1", "a:y": "2.0", "b:y": "2.0", "a:z": "latest"}
+    for name, tag in named.items():
+        skopeo("copy", sender.layout(IMAGES[tag]), f"{place}:example.com/{name}")
+    for more in (("--dry-run",), ()):
+        (line,) = cli.run("sync", *more, place, target, status=1).stderr.splitlines()
+        assert line == (
+            f"unionmount: x: different images of {tmp_path / 'both'} have this tag "
+            "(example.com/a:x, example.com/b:x); use copy"
+        )
+    done = cli.run("sync", "--keep-going", place, target, status=1)
+    assert states(done.stdout) == {"x": "failed", "y": "copied", "z": "copied"}
+    wanted = {"y": manifest_digest(IMAGES["2.0"]), "z": manifest_digest(IMAGES["latest"])}
+    assert tags_of(tools, target) == wanted
+
+
 def test_a_fault_leaves_no_layout(
     cli: CommandLine, source: str, registry: DockerRegistry, tmp_path: Path
 ) -> None:

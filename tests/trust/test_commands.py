@@ -143,6 +143,37 @@ def test_a_refusal_names_rule_and_image(user: Configured, name: str) -> None:
     )
 
 
+def test_a_sync_goes_on_after_a_refusal(user: Configured, name: str) -> None:
+    repository = name.rpartition(":")[0]
+    host, _, path = repository.partition("/")
+    for tag in ("2", "3"):
+        user.cli.run("copy", f"docker://{name}", f"docker://{repository}:{tag}")
+    user.require(ANY, docker={f"{repository}:2": [REJECT]})
+    theirs = user.skopeo(
+        *("--policy", user.policy, "sync", "--keep-going", "--src-tls-verify=false"),
+        *("--dest-tls-verify=false", "--src", "docker", "--dest", "docker"),
+        *(repository, f"{host}/theirs/{path}"),
+    )
+    assert theirs.returncode == 1
+    assert "rejected by policy" in theirs.stderr
+    target = f"{host}/ours/{path}"
+    words = ("sync", "--jobs", "1", "--format", "jsonl", repository, target)
+    wanted = {"1": "copied", "2": "failed", "3": "copied"}
+    for more, state in ((("--dry-run",), "would copy"), ((), "copied")):
+        done = user.cli.run(*words, "--keep-going", *more, status=1)
+        rows = {row["tag"]: row for row in map(json.loads, done.stdout.splitlines())}
+        assert {tag: row["state"] for tag, row in rows.items()} == {
+            tag: "failed" if became == "failed" else state for tag, became in wanted.items()
+        }
+        assert "the policy rejects it" in rows["2"]["error"]
+        done = user.cli.run(*words, *more, status=1)
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"unionmount: 2: {repository}:2: refused by {user.policy} (")
+    assert user.cli.run("tags", target).stdout.split() == ["1", "3"]
+    there = user.skopeo("list-tags", "--tls-verify=false", f"docker://{host}/theirs/{path}/app")
+    assert sorted(json.loads(there.stdout)["Tags"]) == ["1", "3"]
+
+
 def test_what_is_refused_leaves_nothing(user: Configured, name: str, tmp_path: Path) -> None:
     user.require(REJECT)
     user.refuses("pull", "-q", name)

@@ -13,24 +13,24 @@ from unionmount.images.referrers import kind_of
 
 if TYPE_CHECKING:
     from unionmount.images.manifest import Descriptor
+    from unionmount.transfer.artifact import ArtifactManifest
     from unionmount.transfer.referrers import AttachedDocument
-    from unionmount.transfer.remote_image import RemoteArtifact
 
 
-def inspect_artifact(remote: RemoteArtifact) -> Struct:
+def inspect_artifact(found: ArtifactManifest) -> Struct:
     """Return what the manifest of an artifact says, with the descriptors of its contents."""
-    contents = remote.contents
+    contents = found.contents
     config, layers = None, contents.blobs
     if contents.media_type in MANIFESTS:
         config, layers = contents.blobs[0], contents.blobs[1:]
-    repository = replace(remote.ref, tag=None, digest=remote.digest)
+    names, digests = _names(found)
     fields: dict[str, Any] = {
-        "Digest": str(remote.digest),
-        "RepoTags": Slice([remote.ref.familiar] if remote.ref.digest is None else []),
-        "RepoDigests": Slice([repository.familiar]),
+        "Digest": str(found.digest),
+        "RepoTags": Slice(names),
+        "RepoDigests": Slice(digests),
         "MediaType": contents.media_type,
         "ArtifactType": kind_of(contents),
-        "Size": len(remote.raw) + sum(one.size for one in contents.blobs),
+        "Size": len(found.raw) + sum(one.size for one in contents.blobs),
         "Subject": str(contents.subject.digest) if contents.subject is not None else "",
         "Config": _described(config) if config is not None else None,
         "Layers": [_described(one) for one in layers],
@@ -38,6 +38,14 @@ def inspect_artifact(remote: RemoteArtifact) -> Struct:
         "Annotations": _annotations(contents.annotations),
     }
     return Struct("artifact.InspectResponse", fields, {"ID": "Digest"})
+
+
+def _names(found: ArtifactManifest) -> tuple[list[str], list[str]]:
+    """Return its name and its name with the digest; an artifact in a file has none here."""
+    if found.ref is None:
+        return [], []
+    by_digest = replace(found.ref, tag=None, digest=found.digest)
+    return [found.ref.familiar] if found.ref.digest is None else [], [by_digest.familiar]
 
 
 def inspect_referrer(attached: AttachedDocument) -> Struct:

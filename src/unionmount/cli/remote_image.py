@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from unionmount.images.platform import Platform
     from unionmount.images.reference import Reference
     from unionmount.registry import RegistryClient
-    from unionmount.transfer.remote_image import RemoteArtifact, RemoteImage
+    from unionmount.transfer.artifact import ArtifactManifest
+    from unionmount.transfer.remote_image import RemoteImage
 
 T = TypeVar("T")
 
@@ -73,7 +74,7 @@ def read_remote_image(
 
 def read_remote_artifact(
     settings: Settings, options: RegistryOptions, name: str, platform: Platform | None
-) -> RemoteImage | RemoteArtifact:
+) -> RemoteImage | ArtifactManifest:
     """Fetch the documents of an image, or the manifest of an artifact, by a user's name."""
     from unionmount.transfer.remote_image import read_remote_any
 

@@ -23,7 +23,8 @@ from typing import Self
 from unionmount.errors import NotFoundError
 from unionmount.registry.auth_file import AuthFile, plain_registry, read_auth_file
 from unionmount.registry.login import Login
-from unionmount.registry.registries_conf import config_home, home
+from unionmount.registry.registries_conf import config_home
+from unionmount.system.home import home_of
 from unionmount.system.real_user import real_user
 from unionmount.system.text import printable
 
@@ -134,4 +135,4 @@ def _usual_files(environment: Mapping[str, str]) -> Iterator[Path]:
         yield shared / "auth.json"
     yield config_home(environment) / "containers" / "auth.json"
     docker = environment.get("DOCKER_CONFIG")
-    yield (Path(docker) if docker else home(environment) / ".docker") / "config.json"
+    yield (Path(docker) if docker else home_of(environment) / ".docker") / "config.json"

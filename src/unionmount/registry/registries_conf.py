@@ -21,6 +21,7 @@ from typing import Any, Self
 from unionmount.errors import FormatError, InvalidReference, RegistryError
 from unionmount.images.reference import DEFAULT_REGISTRY, Reference, has_registry
 from unionmount.system.files import read_document
+from unionmount.system.home import home_of
 from unionmount.system.real_user import real_user
 from unionmount.system.text import printable
 
@@ -375,16 +376,10 @@ def _read(path: Path, environment: Mapping[str, str]) -> _Table | None:
         raise FormatError(f"{where}: not TOML: {printable(str(error)[:200])}") from error
 
 
-def home(environment: Mapping[str, str]) -> Path:
-    """Return the home directory of the environment, or else the user's."""
-    said = environment.get("HOME")
-    return Path(said) if said else Path.home()
-
-
 def config_home(environment: Mapping[str, str]) -> Path:
     """Return the directory of the user's configuration."""
     said = environment.get("XDG_CONFIG_HOME")
-    return Path(said) if said else home(environment) / ".config"
+    return Path(said) if said else home_of(environment) / ".config"
 
 
 def _files(environment: Mapping[str, str], system: Path) -> Iterator[Path]:
@@ -411,6 +406,6 @@ def _drop_ins(directory: Path) -> Sequence[Path]:
 def _recorded(environment: Mapping[str, str], cache: Path | None) -> Iterator[Path]:
     """Yield the files of aliases that podman recorded."""
     if cache is None:
-        own = environment.get("XDG_CACHE_HOME") or home(environment) / ".cache"
+        own = environment.get("XDG_CACHE_HOME") or home_of(environment) / ".cache"
         cache = CACHE if real_user(environment) == 0 else Path(own) / "containers"
     yield cache / "short-name-aliases.conf"

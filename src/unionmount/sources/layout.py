@@ -295,6 +295,11 @@ class OciLayout(BlobArchive):
         own = replace(row, annotations=contents.annotations, artifact_type=contents.artifact_type)
         return Referrer(contents.subject.digest, own)
 
+    def tags(self) -> Sequence[str]:
+        """Return the names after which entries can be asked for with ``tagged``, each once."""
+        named = [one.annotations[REF_NAME] for one in self._rows if REF_NAME in one.annotations]
+        return list(dict.fromkeys(named))
+
     def tagged(self, tag: str) -> Sequence[Descriptor]:
         """See BlobArchive."""
         return [one for one in self._rows if one.annotations.get(REF_NAME) == tag]

@@ -30,6 +30,7 @@ from unionmount.transfer.copy_documents import Copied, DocumentOptions, copy_doc
 from unionmount.transfer.copy_list import ReferrerChoice
 from unionmount.transfer.daemon import DaemonOptions, fetch, find_fetched
 from unionmount.transfer.image_files import DirectoryWriter, TarWriter, new_directory, replaced_file
+from unionmount.transfer.layout_growth import layout_directory
 from unionmount.transfer.load import (
     fallback_name,
     find_stored,
@@ -295,8 +296,15 @@ def _save(store: Store, wanted: ImageToSave, target: Location, how: CopyOptions)
 
 @contextmanager
 def layout_writer(target: Location) -> Iterator[FileWriter]:
-    """Open a directory or tar to write; it is complete when the block ends, or does not appear."""
-    if target.kind in ("oci", "dir"):
+    """Open a directory or tar to write; it is complete when the block ends, or does not appear.
+
+    A layout in a directory that exists gets more images.
+    """
+    if target.kind == "oci":
+        with layout_directory(Path(target.path)) as growing:
+            yield growing
+        return
+    if target.kind == "dir":
         with new_directory(Path(target.path)) as directory:
             yield DirectoryWriter(directory)
         return

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class DocumentOptions:
     """Which manifests are copied.
 
-    ``skip_present`` trusts that what a target lists is whole there; ``dry_run`` copies nothing.
+    ``skip_present`` trusts that what a target lists is whole there; ``dry_run`` copies nothing, but
+    asks the policy.
     ``trust`` is the policy that must accept the images, by default that of the user.
     """
 
@@ -56,12 +57,15 @@ async def copy_documents(sink: Sink, source: Source, how: DocumentOptions) -> Co
     roots, made, changes = await _chosen(source, there, how)
     digest = roots[0].digest if len(roots) == 1 else None
     is_named = how.skip_present and len(roots) == 1 and await sink.is_named(roots[0])
-    if how.referrers is None and (is_named or how.dry_run):
+    asks_no_more = is_named or (how.dry_run and how.trust.policy() is None)
+    if how.referrers is None and asks_no_more:
         return Copied(digest, changes, was_there=is_named)
     documents = CopyList(source, made)
     await documents.add_roots(roots)
     for raw in documents.leaves():  # an index is trusted by its images
         await source.check_trust(raw, how.trust)
+    if how.referrers is None and how.dry_run:
+        return Copied(digest, changes)
     await documents.add_referrers(how.referrers)
     notes = [*documents.notes, *(await _left_out(source, there, documents, how))]
     wanted = documents.documents

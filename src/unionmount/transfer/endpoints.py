@@ -312,9 +312,13 @@ class RegistrySink:
 
 
 class LayoutSink:
-    """A new OCI layout or archive, whose parts are images; ``complete`` ends it."""
+    """An OCI layout or archive, whose parts are images; ``complete`` ends it.
 
-    def __init__(self, writer: FileWriter) -> None:
+    ``listed`` is what the tags of a layout lead to that is there already.
+    """
+
+    def __init__(self, writer: FileWriter, listed: Mapping[str, Digest] | None = None) -> None:
+        self.listed = listed or {}
         self._writer = writer
         self._written: set[Digest] = set()
         self._directories: set[str] = set()
@@ -325,9 +329,12 @@ class LayoutSink:
         """Return the sink of one image, which gets the name of REF or its name in the source."""
         return LayoutPart(self, _annotations(selector, source))
 
-    def has(self, descriptor: Descriptor) -> bool:
-        """Return whether a blob or document was written."""
-        return descriptor.digest in self._written
+    async def has(self, descriptor: Descriptor) -> bool:
+        """Return whether a blob or document was written, or is there already."""
+        digest, path = descriptor.digest, _blob_path(descriptor.digest)
+        if digest in self._written:
+            return True
+        return await trio.to_thread.run_sync(self._writer.has, path, descriptor.size)
 
     async def file(self, descriptor: Descriptor, chunks: Iterator[bytes]) -> None:
         """Write a file below blobs/, unless it was written before."""
@@ -340,7 +347,7 @@ class LayoutSink:
                 if path not in self._directories:
                     self._directories.add(path)
                     self._writer.directory(path)
-            path = f"blobs/{digest.algorithm}/{digest.hex}"
+            path = _blob_path(digest)
             await trio.to_thread.run_sync(self._writer.file, path, descriptor.size, chunks)
 
     def add(self, descriptor: Descriptor, annotations: Mapping[str, str]) -> None:
@@ -358,6 +365,10 @@ class LayoutSink:
         self._writer.file(path, len(raw), [raw])
 
 
+def _blob_path(digest: Digest) -> str:
+    return f"blobs/{digest.algorithm}/{digest.hex}"
+
+
 class LayoutPart:
     """The sink of one image in a layout, where referrers are entries with their tag, or none."""
 
@@ -369,7 +380,7 @@ class LayoutPart:
 
     async def blob(self, descriptor: Descriptor, source: Source) -> None:
         """See Sink."""
-        if self._layout.has(descriptor):
+        if await self._layout.has(descriptor):
             return
         what = f"{source.what}: blob {descriptor.digest}"
         async with source.blob(descriptor) as data:
@@ -382,11 +393,12 @@ class LayoutPart:
 
     async def has_document(self, descriptor: Descriptor) -> bool:
         """See Sink."""
-        return self._layout.has(descriptor)
+        return await self._layout.has(descriptor)
 
-    async def is_named(self, root: Descriptor) -> bool:  # noqa: ARG002
-        """See Sink; a new layout has no names."""
-        return False
+    async def is_named(self, root: Descriptor) -> bool:
+        """See Sink."""
+        name = self._annotations.get(REF_NAME, "")
+        return self._layout.listed.get(name) == root.digest
 
     async def list_again(self, attached: Sequence[AttachedDocument]) -> None:
         """Add the referrers to index.json."""

@@ -23,6 +23,9 @@ from unionmount.system.text import printable
 class FileWriter(Protocol):
     """A writer of files by path: each once, and directories before their entries."""
 
+    def has(self, path: str, size: int) -> bool:
+        """Return whether a blob of a layout is there already, so that it need not be written."""
+
     def directory(self, path: str) -> None:
         """Make a directory."""
 
@@ -46,6 +49,10 @@ class TarWriter:
 
         return cls(write)
 
+    def has(self, path: str, size: int) -> bool:  # noqa: ARG002
+        """Return False: everything is new."""
+        return False
+
     def directory(self, path: str) -> None:
         """Add a directory."""
         self._write(header(Member(path.encode(), stat.S_IFDIR | 0o755)))
@@ -67,6 +74,10 @@ class DirectoryWriter:
 
     def __init__(self, top: Path) -> None:
         self._top = top
+
+    def has(self, path: str, size: int) -> bool:  # noqa: ARG002
+        """Return False: everything is new."""
+        return False
 
     def directory(self, path: str) -> None:
         """Make a directory."""

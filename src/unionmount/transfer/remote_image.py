@@ -9,6 +9,7 @@ from unionmount.errors import NotAnImage
 from unionmount.images.image import ImageDocuments
 from unionmount.images.manifest import Contents, Descriptor, parse_manifest
 from unionmount.images.selection import run_selection_async, select
+from unionmount.transfer.artifact import ArtifactManifest
 
 if TYPE_CHECKING:
     from unionmount.images.platform import Platform
@@ -28,16 +29,6 @@ class RemoteImage:
     image: ImageDocuments
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteArtifact:
-    """The manifest of something that is no image, such as a chart, or an index of such things."""
-
-    ref: Reference
-    digest: Digest
-    contents: Contents
-    raw: bytes
-
-
 async def read_remote(
     client: RegistryClient, ref: Reference, platform: Platform | None
 ) -> RemoteImage:
@@ -48,7 +39,7 @@ async def read_remote(
 
 async def read_remote_any(
     client: RegistryClient, ref: Reference, platform: Platform | None
-) -> RemoteImage | RemoteArtifact:
+) -> RemoteImage | ArtifactManifest:
     """Fetch the documents of an image, or the manifest of an artifact."""
     ref = ref.with_default_tag()
     root = await client.manifest(ref)
@@ -58,7 +49,7 @@ async def read_remote_any(
         if platform is not None:
             raise
         contents = Contents.parse(root.raw, f"{ref}: manifest {root.digest}")
-        return RemoteArtifact(ref, root.digest, contents, root.raw)
+        return ArtifactManifest(ref, root.digest, contents, root.raw)
 
 
 async def _read_image(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import translate
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import trio
@@ -18,6 +19,7 @@ import trio
 from unionmount.errors import (
     FormatError,
     NotFoundError,
+    NotTrusted,
     RegistryError,
     UnionmountError,
     UsageError,
@@ -25,7 +27,7 @@ from unionmount.errors import (
 from unionmount.images.reference import Reference, is_tag
 from unionmount.images.referrers import is_about_digest
 from unionmount.registry.versions import in_order
-from unionmount.sources.layout import OciLayout
+from unionmount.sources.layout import DirectoryFiles, OciLayout
 from unionmount.system.text import printable
 from unionmount.transfer.blobs import in_parallel
 from unionmount.transfer.copy import layout_writer
@@ -37,6 +39,7 @@ from unionmount.transfer.endpoints import (
     RegistrySink,
     RegistrySource,
 )
+from unionmount.transfer.layout_growth import is_layout
 from unionmount.transfer.load import open_source
 from unionmount.transfer.referrers import RegistryReferrers
 
@@ -51,6 +54,9 @@ if TYPE_CHECKING:
     from unionmount.transfer.endpoints import Sink, Source
 
 State = Literal["copied", "present", "failed", "would copy"]
+
+_OF_ONE_TAG = (RegistryError, NotFoundError, FormatError, NotTrusted, UsageError)
+"""Errors that other tags need not have; a full disk, for example, is none of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,16 +151,32 @@ async def _into_layout(
 ) -> list[SyncedTag]:
     if target.selector:
         raise UsageError(f"'{target}' has a REF; each image gets its tag, so leave it out")
+    listed = await trio.to_thread.run_sync(_listed, target)
     if dry_run:
+        run.into_layout(LayoutSink(_Nowhere(), listed))
         return await run.all(tags)
     if not tags:
         raise NotFoundError(f"no tag to copy into {target}; see --include and --exclude")
     with layout_writer(target) as writer:
-        layout = LayoutSink(writer)
+        layout = LayoutSink(writer, listed)
         run.into_layout(layout)
         done = await run.all(tags)
         layout.complete()
         return done
+
+
+def _listed(target: Location) -> dict[str, Digest]:
+    """Return what each tag of a layout leads to, if it exists and that is one manifest."""
+    path = Path(target.path)
+    if target.kind != "oci" or not is_layout(path):
+        return {}
+    files = DirectoryFiles(path)
+    try:
+        layout = OciLayout(files, "")
+        found = {tag: layout.tagged(tag) for tag in layout.tags()}
+        return {tag: rows[0].digest for tag, rows in found.items() if len(rows) == 1}
+    finally:
+        files.close()
 
 
 def _check_repository(ref: Reference) -> None:
@@ -197,18 +219,32 @@ class _LayoutTags:
 
     def __init__(self, layout: OciLayout) -> None:
         self._layout = layout
-        self._entries = {tag: entry for entry in layout.entries() for tag in _tags_of(entry)}
+        self._entries: dict[str, list[Entry]] = {}
+        for entry in layout.entries():
+            for tag in dict.fromkeys(_tags_of(entry)):
+                self._entries.setdefault(tag, []).append(entry)
 
     async def tags(self) -> list[str]:
         return list(self._entries)
 
     async def digest(self, tag: str) -> Digest | None:
-        found = self._layout.descriptors(self._entries[tag])
+        found = self._layout.descriptors(self._entry(tag))
         return found[0].digest if len(found) == 1 else None
+
+    def _entry(self, tag: str) -> Entry:
+        """Return the entry with a tag; raise FormatError if different images have it."""
+        first, *others = self._entries[tag]
+        for other in others:
+            if other.same != first.same:
+                shown = ", ".join(printable(one.labels[0][:200]) for one in (first, other))
+                raise FormatError(
+                    f"different images of {self._layout.what} have this tag ({shown}); use copy"
+                )
+        return first
 
     @asynccontextmanager
     async def open(self, tag: str) -> AsyncIterator[Source]:
-        yield LayoutSource(self._layout, self._entries[tag])
+        yield LayoutSource(self._layout, self._entry(tag))
         self._layout.check_unchanged()
         self._layout.release()
 
@@ -272,7 +308,7 @@ class _SyncRun:
         try:
             with _about(tag):
                 done = await self._copied(tag)
-        except (RegistryError, NotFoundError, FormatError) as error:
+        except _OF_ONE_TAG as error:
             if not self._how.keep_going:
                 raise
             done = SyncedTag(tag, "failed", error=str(error))
@@ -299,18 +335,23 @@ class _SyncRun:
 
     async def _digest_there(self, tag: str) -> Digest | None:
         if self._client is None or self._repository is None:
-            return None
+            return self._layout.listed.get(tag) if self._layout is not None else None
         return await self._client.target_digest(replace(self._repository, tag=tag))
 
     def _sink(self, tag: str, source: Source) -> Sink:
         if self._client is not None and self._repository is not None:
             ref = replace(self._repository, tag=tag)
             return RegistrySink(self._client, ref, source.names, self._how.progress, self._turns)
-        return (self._layout or LayoutSink(_Nowhere())).part(tag, source)
+        assert self._layout is not None
+        return self._layout.part(tag, source)
 
 
 class _Nowhere:
     """The writer of a layout that is not written: a dry run."""
+
+    def has(self, path: str, size: int) -> bool:  # noqa: ARG002
+        """Return False: nothing is looked at."""
+        return False
 
     def directory(self, path: str) -> None:
         """Do nothing."""

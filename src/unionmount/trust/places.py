@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unionmount.system.home import home_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -16,24 +18,33 @@ SYSTEM = Path("/etc/containers")
 
 def user_directory(environment: Mapping[str, str]) -> Path:
     """Return ``~/.config/containers``; XDG_CONFIG_HOME does not count, as in containers/image."""
-    home = environment.get("HOME")
-    return (Path(home) if home else Path.home()) / ".config" / "containers"
+    return home_of(environment) / ".config" / "containers"
 
 
 def policy_file(environment: Mapping[str, str], system: Path = SYSTEM) -> Path | None:
-    """Return the policy.json that counts; None if there is none. It may be no valid file.
+    """Return the policy.json that counts; None if there is none. It may be no valid file."""
+    return _users_or_machines("policy.json", environment, system)
+
+
+def registries_directory(environment: Mapping[str, str], system: Path = SYSTEM) -> Path | None:
+    """Return the registries.d that counts; None if there is none. It may be no directory."""
+    return _users_or_machines("registries.d", environment, system)
+
+
+def _users_or_machines(name: str, environment: Mapping[str, str], system: Path) -> Path | None:
+    """Return the user's file of a name, or else the machine's.
 
     A home that the user may not search is somebody else's (after "su", say), so the machine's file
     counts, as in containers/image.
     """
-    own = user_directory(environment) / "policy.json"
+    own = user_directory(environment) / name
     with suppress(PermissionError):
-        if is_there(own):
+        if _is_there(own):
             return own
-    return system / "policy.json" if is_there(system / "policy.json") else None
+    return system / name if _is_there(system / name) else None
 
 
-def is_there(path: Path) -> bool:
+def _is_there(path: Path) -> bool:
     """Return whether something has this name; raise OSError if that cannot be found out."""
     try:
         os.lstat(path)

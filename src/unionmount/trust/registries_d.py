@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from unionmount.errors import FormatError
 from unionmount.system.files import read_document
+from unionmount.system.home import home_of
 from unionmount.system.real_user import real_user
 from unionmount.system.text import printable
 from unionmount.trust.extra import optional_module
-from unionmount.trust.places import SYSTEM, is_there, user_directory
+from unionmount.trust.places import SYSTEM, registries_directory
 from unionmount.trust.scopes import scopes_of_reference
 
 if TYPE_CHECKING:
@@ -50,8 +51,7 @@ class RegistriesD:
     @classmethod
     def load(cls, environment: Mapping[str, str], system: Path = SYSTEM) -> Self:
         """Read the directory of this user, or else that of the machine."""
-        own = user_directory(environment) / "registries.d"
-        directory = own if is_there(own) else system / "registries.d"
+        directory = registries_directory(environment, system)
         sections: dict[str | None, SignatureStorage] = {}
         origins: dict[str | None, str] = {}
         for path in _files(directory):
@@ -82,11 +82,12 @@ class RegistriesD:
 def _builtin(environment: Mapping[str, str]) -> str:
     if real_user(environment) == 0:
         return _ROOTS_OWN
-    home = environment.get("HOME")
-    return ((Path(home) if home else Path.home()).absolute() / _USERS_OWN).as_uri()
+    return (home_of(environment).absolute() / _USERS_OWN).as_uri()
 
 
-def _files(directory: Path) -> list[Path]:
+def _files(directory: Path | None) -> list[Path]:
+    if directory is None:
+        return []
     try:
         found = sorted(directory.iterdir())
     except FileNotFoundError:

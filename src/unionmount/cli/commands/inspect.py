@@ -18,7 +18,7 @@ from unionmount.cli.options import (
 )
 from unionmount.cli.referrer_options import print_notes, referrer_choice, referrer_options
 from unionmount.cli.remote_image import is_remote, read_remote_artifact, remote_options
-from unionmount.errors import NotFoundError, StoreError, UnionmountError, UsageError
+from unionmount.errors import NotAnImage, NotFoundError, StoreError, UnionmountError, UsageError
 from unionmount.system.text import printable
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from unionmount.registry import RegistryClient
     from unionmount.store.containers import Container
     from unionmount.store.store import StoredImage
+    from unionmount.transfer.artifact import ArtifactManifest
     from unionmount.transfer.copy_list import CopyList, ReferrerChoice
-    from unionmount.transfer.remote_image import RemoteArtifact, RemoteImage
+    from unionmount.transfer.remote_image import RemoteImage
 
 _INDENT = 4
 
@@ -76,8 +77,9 @@ def command(
     each layer and the images that share it.
 
     With --remote, or docker://NAME, only the manifest and the config are fetched from a registry.
-    "Layers" then shows digests, and sizes are those of the layers as they are transferred. What is
-    no image, such as a chart, is shown by its manifest.
+    "Layers" then shows digests, and sizes are those of the layers as they are transferred.
+
+    What is no image, such as a chart in a registry or an OCI layout, is shown by its manifest.
 
     --referrers lists the manifests that are about an image of a registry or an OCI layout, and
     about those in turn, each with its subject, digest, type, size and annotations.
@@ -126,7 +128,7 @@ class _Where:
     def is_remote(self, word: str) -> bool:
         return is_remote(word, self.remote, self.registry)
 
-    def read_remote(self, word: str) -> RemoteImage | RemoteArtifact:
+    def read_remote(self, word: str) -> RemoteImage | ArtifactManifest:
         return read_remote_artifact(self.settings, self.registry, word, self.platform)
 
 
@@ -160,13 +162,13 @@ def _inspect(where: _Where, word: str) -> Struct:
     from unionmount.browse.inspect import inspect_remote
     from unionmount.browse.inspect_artifact import inspect_artifact
     from unionmount.cli.container_words import PREFIX
-    from unionmount.transfer.remote_image import RemoteArtifact
+    from unionmount.transfer.artifact import ArtifactManifest
 
     if where.is_remote(word):
         if where.kind == "container":
             raise UsageError(f"'{printable(word)}' is an image of a registry, and no container")
         remote = where.read_remote(word)
-        if isinstance(remote, RemoteArtifact):
+        if isinstance(remote, ArtifactManifest):
             return inspect_artifact(remote)
         return inspect_remote(remote)
     if where.kind != "image":
@@ -240,10 +242,32 @@ def _open(
     return open_source(settings, location, platform=platform), stored
 
 
+def _open_any(
+    settings: Settings, word: str, platform: Platform | None
+) -> tuple[OpenImage, StoredImage | None] | ArtifactManifest:
+    """Open an image, or read the manifest of what is none in an OCI layout."""
+    from unionmount.sources import Location
+    from unionmount.transfer.artifact import read_artifact
+
+    try:
+        return _open(settings, word, platform)
+    except NotAnImage:
+        place = Location.parse(word)
+        found = read_artifact(settings.store(), place) if platform is None else None
+        if found is None:
+            raise
+        return found
+
+
 def _image(settings: Settings, word: str, platform: Platform | None) -> Struct:
     from unionmount.browse.inspect import inspect_image
+    from unionmount.browse.inspect_artifact import inspect_artifact
+    from unionmount.transfer.artifact import ArtifactManifest
 
-    image, stored = _open(settings, word, platform)
+    found = _open_any(settings, word, platform)
+    if isinstance(found, ArtifactManifest):
+        return inspect_artifact(found)
+    image, stored = found
     with image:
         store = settings.store()
         known = store.with_all_names(stored) if stored is not None else None
@@ -251,19 +275,21 @@ def _image(settings: Settings, word: str, platform: Platform | None) -> Struct:
 
 
 def _document(where: _Where, word: str, *, manifest: bool) -> bytes:
-    from unionmount.transfer.remote_image import RemoteArtifact
+    from unionmount.transfer.artifact import ArtifactManifest
 
-    if where.is_remote(word):
-        remote = where.read_remote(word)
-        if isinstance(remote, RemoteArtifact):
-            if not manifest:
-                raise UsageError("--config is only for images; --raw prints any manifest")
-            return remote.raw
-        documents = remote.image
-    else:
-        image, _ = _open(where.settings, word, where.platform)
-        with image:
+    is_remote = where.is_remote(word)
+    found = (
+        where.read_remote(word) if is_remote else _open_any(where.settings, word, where.platform)
+    )
+    if isinstance(found, ArtifactManifest):
+        if not manifest:
+            raise UsageError("--config is only for images; --raw prints any manifest")
+        return found.raw
+    if isinstance(found, tuple):
+        with found[0] as image:
             documents = image.image
+    else:
+        documents = found.image
     return documents.manifest.raw if manifest else documents.config.raw
 
 

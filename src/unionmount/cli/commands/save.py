@@ -41,8 +41,9 @@ def command(
     """Write images of the store to a file that docker, podman, skopeo, umoci and buildah read.
 
     Layers are written bit for bit, and the ID of an image does not change. FILE appears when it is
-    complete, and replaces an existing file. A directory (format oci) must be new or empty. An IMAGE
-    that is given by its ID is saved without a name.
+    complete, and replaces an existing file. A directory (format oci) is new, empty, or an OCI
+    layout, to which the images are added. An IMAGE that is given by its ID is saved without a
+    name.
     """
     from unionmount.cli.output import ProgressLine
     from unionmount.errors import UsageError
@@ -73,11 +74,12 @@ def command(
 
 
 def _write(output: str, form: Form, fill: Callable[[FileWriter], None]) -> None:
-    from unionmount.transfer.image_files import DirectoryWriter, new_directory, replaced_file
+    from unionmount.transfer.image_files import replaced_file
+    from unionmount.transfer.layout_growth import layout_directory
 
     if form == "oci":
-        with new_directory(Path(output)) as directory:
-            fill(DirectoryWriter(directory))
+        with layout_directory(Path(output)) as writer:
+            fill(writer)
     elif output == _STDOUT:
         sys.stdout.flush()
         _fill_tar(sys.stdout.fileno(), "standard output", fill)

@@ -83,8 +83,9 @@ def command(
     """Copy many tags of a repository from SRC to DST.
 
     SRC is a repository, [docker://]NAME, or an OCI layout, oci:DIR or oci-archive:FILE. DST is a
-    repository, or a new OCI layout. A tag whose digest is the same in DST is skipped. One line is
-    printed for each tag; the exit status is 1 if a tag could not be copied.
+    repository or an OCI layout; oci:DIR may have images already, and others are added. A tag whose
+    digest is the same in DST is skipped. One line is printed for each tag; the exit status is 1 if
+    a tag could not be copied.
 
     PATTERN is a glob such as '1.*' that matches the whole tag. Tags that cosign gives to signatures
     are left out; --referrers copies what is about the images. Without --all or --platform, the
