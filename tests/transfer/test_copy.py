@@ -219,7 +219,9 @@ def test_to_the_store_and_from_it(
     assert cli.run("copy", "mine:1", f"docker://{target}").stdout == f"{manifest_digest(SMALL)}\n"
     assert remote_digest(skopeo, target) == manifest_digest(SMALL)
     for form in ("oci", "oci-archive", "docker-archive", "dir"):
-        cli.run("copy", "archive:1", f"{form}:{tmp_path / form}")
+        place = f"{form}:{tmp_path / form}"
+        said = cli.run("copy", "archive:1", place).stdout.strip()
+        assert said == ("" if form == "docker-archive" else digest_at(skopeo, place))
         skopeo("copy", f"{form}:{tmp_path / form}", f"dir:{tmp_path / f'{form}-read'}")
 
 

@@ -19,7 +19,7 @@ import trio
 
 from unionmount.errors import UsageError
 from unionmount.images.opened import OpenImage
-from unionmount.images.reference import Reference
+from unionmount.images.reference import Digest, Reference
 from unionmount.sources import STDIN, Location
 from unionmount.store.layer_import import Progress
 from unionmount.store.store import Store, StoredImage
@@ -265,8 +265,7 @@ async def _from_store(
         wanted = replace(wanted, names=(_name_at(target),))
     elif not wanted.names:
         wanted = replace(wanted, names=tuple(map(Reference.parse, stored.names)))
-    await trio.to_thread.run_sync(_save, store, wanted, target, how)
-    return Copied(None)
+    return Copied(await trio.to_thread.run_sync(_save, store, wanted, target, how))
 
 
 def _check_digest_stays(image: ImageDocuments, target: Location, how: CopyOptions) -> None:
@@ -287,11 +286,15 @@ def _name_at(target: Location) -> Reference:
     return Reference.parse(f"localhost/{path}:{target.selector}")
 
 
-def _save(store: Store, wanted: ImageToSave, target: Location, how: CopyOptions) -> None:
+def _save(store: Store, wanted: ImageToSave, target: Location, how: CopyOptions) -> Digest | None:
+    """Write an image; return the digest of its manifest, which a docker-archive has not."""
     form = cast("Form", target.kind)
     with layout_writer(target) as writer:
         progress = cancelling(how.progress)
-        save(store, [wanted], writer, form, compression=how.compression, progress=progress)
+        digests = save(
+            store, [wanted], writer, form, compression=how.compression, progress=progress
+        )
+    return digests[0] if digests else None
 
 
 @contextmanager

@@ -98,22 +98,22 @@ def save(
     *,
     compression: Compression | None = None,
     progress: Progress | None = None,
-) -> None:
-    """Write images to ``writer`` without finishing it.
+) -> list[Digest]:
+    """Write images to ``writer`` without finishing it; return the digests of their manifests.
 
-    Without ``compression``, layers are plain, as they always are in a docker-archive.
+    Without ``compression``, layers are plain, as they always are in a docker-archive, which has no
+    such manifests.
     """
     compression = compression or Compression.PLAIN
     layers = _Layers(store, writer, compression, progress, _in_dir if form == "dir" else _in_layout)
     if form == "dir":
-        _save_dir(wanted, writer, layers)
-        return
+        return [_save_dir(wanted, writer, layers)]
     if form != "docker-archive":
-        _save_oci(wanted, writer, layers)
-        return
+        return _save_oci(wanted, writer, layers)
     if compression is not Compression.PLAIN:
         raise UsageError("the layers of a docker-archive cannot be compressed")
     _save_docker(wanted, writer, layers)
+    return []
 
 
 # -- layers
@@ -213,7 +213,7 @@ def _untagged(name: Reference) -> str:
 # -- OCI image layout
 
 
-def _save_oci(wanted: Sequence[ImageToSave], writer: FileWriter, layers: _Layers) -> None:
+def _save_oci(wanted: Sequence[ImageToSave], writer: FileWriter, layers: _Layers) -> list[Digest]:
     writer.directory("blobs")
     for algorithm in sorted({"sha256", *_other_algorithms(wanted)}):
         writer.directory(f"blobs/{algorithm}")
@@ -226,7 +226,7 @@ def _save_oci(wanted: Sequence[ImageToSave], writer: FileWriter, layers: _Layers
             writer.file(layers.path_of(digest), len(raw), [raw])
 
     tags = [name.tag for one in wanted for name in one.names]
-    rows = []
+    rows, digests = [], []
     for one in wanted:
         raw = _manifest(one.image, layers, written)
         is_kept = keeps_manifest(one.image, layers.compression)
@@ -234,17 +234,19 @@ def _save_oci(wanted: Sequence[ImageToSave], writer: FileWriter, layers: _Layers
         blob(config, one.image.config.raw)
         digest = Digest.of(raw)
         blob(digest, raw)
+        digests.append(digest)
         descriptor = Descriptor(OCI_MANIFEST, digest, len(raw), one.image.config.platform)
         rows += [descriptor_row(descriptor, naming(name, tags)) for name in one.names]
         rows += [descriptor_row(descriptor)] if not one.names else []
     _document(writer, "index.json", index_document(rows))
+    return digests
 
 
 # -- skopeo's dir:
 
 
-def _save_dir(wanted: Sequence[ImageToSave], writer: FileWriter, layers: _Layers) -> None:
-    """Write the only image that a directory can hold."""
+def _save_dir(wanted: Sequence[ImageToSave], writer: FileWriter, layers: _Layers) -> Digest:
+    """Write the only image that a directory can hold; return the digest of its manifest."""
     (one,) = wanted
     raw = _manifest(one.image, layers, set())
     config = one.image.config.raw
@@ -253,6 +255,7 @@ def _save_dir(wanted: Sequence[ImageToSave], writer: FileWriter, layers: _Layers
     writer.file(_in_dir(digest), len(config), [config])
     _document(writer, MANIFEST, raw)
     _document(writer, VERSION, VERSION_TEXT)
+    return Digest.of(raw)
 
 
 # -- common to both
