@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,24 @@ def test_umoci_unpacks_a_copied_layout(cli: CommandLine, name: str, tmp_path: Pa
     assert len(list((tmp_path / "bundle/rootfs/files").iterdir())) == 2
 
 
+@pytest.mark.parametrize(
+    "ref",
+    ["1", "a--b", "bad name", "-a", "/a", "a..b", "_a", "a/", "\u00e9"],
+)
+def test_the_names_in_a_layout_are_those_of_skopeo(
+    cli: CommandLine, archive: Path, skopeo: Skopeo, tmp_path: Path, ref: str
+) -> None:
+    source = f"docker-archive:{archive}"
+    theirs = ["skopeo", "copy", source, f"oci:{tmp_path / 'theirs'}:{ref}"]
+    target = f"oci:{tmp_path / 'ours'}:{ref}"
+    if subprocess.run(theirs, capture_output=True, check=False).returncode == 0:
+        cli.run("copy", source, target)
+        assert digest_at(skopeo, target)
+    else:
+        assert "cannot be the name" in cli.error("copy", source, target, status=2)
+        assert not (tmp_path / "ours").exists()
+
+
 def test_what_makes_no_sense(cli: CommandLine, name: str, archive: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
@@ -240,6 +259,8 @@ def test_what_makes_no_sense(cli: CommandLine, name: str, archive: Path, tmp_pat
         ("--all", str(archive), f"oci:{tmp_path / 'x'}"),
         (f"docker://{name}", str(tmp_path / "x")),
         (f"docker://{name}", "oci:"),
+        (f"docker://{name}", "dir:"),
+        (f"docker://{name}", ""),
         (f"docker://{name}", f"oci:{tmp_path / 'full'}"),
         (f"docker://{name}", "ostree:x"),
         (f"docker://{name}", f"docker-daemon:{SMALL.id}"),

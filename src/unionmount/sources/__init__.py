@@ -78,6 +78,10 @@ _FILE = re.compile(r".*\.(?:tar|tgz|tbz2?|txz|tzst|oci|gz|bz2|xz|zst)", re.IGNOR
 _HOST = re.compile(r"localhost|\[.*\]|.*:[0-9]+", re.DOTALL)
 _WORD = re.compile("[a-z-]+", re.IGNORECASE)  # a transport or a short name
 _DIGEST = re.compile(r"@sha(?:256|512):")
+_LAYOUTS = frozenset({"oci", "oci-archive"})
+# The names that skopeo takes in a layout: containers/image, oci/internal/oci_util.go.
+_PART = "[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*"
+_REF = re.compile(f"{_PART}(?:/{_PART})*")
 # The files of a directory with an image; a web application may have a manifest.json, too.
 _IN_DIRECTORIES = (
     ("index.json",),
@@ -158,8 +162,10 @@ class Location:
     def parse_target(cls, text: str) -> Self:
         """Parse a target; paths need a transport, and need not exist."""
         transport, colon, rest = text.partition(":")
-        if colon and transport == "dir":
-            return cls("dir", _given(rest))
+        if not text:
+            raise UsageError("the target is empty")
+        if colon and transport == "dir" and rest:
+            return cls("dir", rest)
         if colon and transport == _DAEMON:
             if rest.startswith("sha256:") or _DIGEST.search(rest):
                 raise UsageError(
@@ -171,6 +177,11 @@ class Location:
             path, _, selector = rest.partition(":")
             if not path or path == STDIN:
                 raise UsageError(f"'{printable(text)}' does not name a file or directory")
+            if selector and transport in _LAYOUTS and not _REF.fullmatch(selector):
+                raise UsageError(
+                    f"'{printable(text)}': '{printable(selector[:200])}' cannot be the name of an "
+                    "image in an OCI layout; use letters and digits, with one of -._ between"
+                )
             return cls(_TRANSPORTS[transport], path, selector)
         if text.startswith(("/", "./", "../")):
             forms = ", ".join(f"{one}:" for one in _TRANSPORTS)
