@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal, cast
 
 import pytest
 import trio
@@ -233,6 +235,67 @@ def test_copy(name: str, place: Path, skopeo: Skopeo, form: str) -> None:
     assert str(unionmount.copy(target, "localhost/back:1").digest) == BIG.id
     with unionmount.open_image("localhost/back:1") as opened:
         assert len(opened.layers) == 3
+
+
+@pytest.mark.parametrize("target", ["oci:made:1", "oci-archive:made.tar:1", "dir:made"])
+def test_the_digest_of_a_manifest_that_is_made(
+    name: str, place: Path, skopeo: Skopeo, target: str
+) -> None:
+    unionmount.pull(name, access=PLAIN)
+    unionmount.copy(name, "docker-archive:docker.tar:a:1")
+    for source in (name, "docker-archive:docker.tar"):
+        made = unionmount.copy(source, target)
+        assert str(made.digest) == _inspected(skopeo, target)
+        if target == "dir:made":  # such a directory has one image
+            shutil.rmtree(place / "made")
+    assert unionmount.copy(name, "docker-archive:other.tar:a:1").digest is None
+
+
+def test_a_copy_that_squashes(name: str, place: Path, skopeo: Skopeo) -> None:
+    wanted: dict[int | Literal["all"], int] = {"all": 1, 2: 2, 3: 1, 100: 1}
+    for squash, count in wanted.items():
+        made = unionmount.copy(
+            f"docker://{name}", "oci:squashed:1", access=PLAIN, squash=squash, epoch=1000
+        )
+        assert _inspected(skopeo, "oci:squashed:1") == str(made.digest)
+        assert made.digest == unionmount.copy("oci:squashed:1", "oci:again:1").digest
+        with unionmount.open_image("oci:squashed:1") as image:
+            assert len(image.layers) == count
+            assert image.config.created == "1970-01-01T00:16:40Z"
+            assert len(image.tree.read("/files/a")) == 3_500_000
+        assert list(unionmount.diff("oci:squashed:1", _copied(name))) == []
+
+
+def _copied(name: str) -> str:
+    unionmount.copy(f"docker://{name}", "oci:whole:1", access=PLAIN)
+    return "oci:whole:1"
+
+
+WRONG: dict[str, Callable[[], object]] = {
+    "policy='newer' is not known; use one of always, missing, never": lambda: unionmount.pull(
+        "example.org/x", policy=cast("Any", "newer")
+    ),
+    "compress='lzma' is not known; use one of none, gzip, zstd": lambda: unionmount.copy(
+        "docker-archive:x.tar", "y", compress=cast("Any", "lzma")
+    ),
+    "squash=0 is not a number of layers; give one, or 'all'": lambda: unionmount.copy(
+        "a:1", "b:1", squash=0
+    ),
+    "squash=True is not a number of layers; give one, or 'all'": lambda: unionmount.copy(
+        "a:1", "b:1", squash=True
+    ),
+    "epoch is the time of an image that squash makes; add squash='all'": lambda: unionmount.copy(
+        "a:1", "b:1", epoch=0
+    ),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_words_that_have_no_meaning(place: Path, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        WRONG[message]()
+    assert str(caught.value) == message
+    assert not {*os.listdir(place)} - {"root"}
 
 
 @pytest.mark.parametrize("target", ["oci-archive:x.tar", "oci:x", "docker-archive:x.tar:a:1"])

@@ -40,6 +40,9 @@ from support.transfers import (
     raw_manifest,
 )
 
+import unionmount
+from unionmount.errors import UsageError
+
 pytestmark = pytest.mark.needs("docker-registry", "skopeo", "go", "htpasswd", "openssl")
 
 MANY = {
@@ -229,6 +232,21 @@ def test_each_side_has_its_login_and_its_certificates(
     )
     assert (done.stdout, done.stderr) == (f"{manifest_digest(SMALL)}\n", "")
     assert there(skopeo, target) == manifest_digest(SMALL)
+
+
+def test_each_side_of_the_python_function_has_its_login(
+    source: str, target: str, trusted: Path, skopeo: Skopeo, tmp_path: Path
+) -> None:
+    login = unionmount.RegistryAccess(USER, PASSWORD, cert_dir=trusted)
+    other = unionmount.RegistryAccess(OTHER_USER, OTHER_PASSWORD, tls_verify=False)
+    with pytest.raises(UsageError, match=r"is for one registry, .*; name one, .* target_access$"):
+        unionmount.copy(source, target, access=login, root=tmp_path / "root")
+    copied = unionmount.copy(
+        source, target, access=login, target_access=other, root=tmp_path / "root"
+    )
+    assert str(copied.digest) == manifest_digest(SMALL) == there(skopeo, target)
+    with pytest.raises(UsageError, match=r"^target_access has a user, but the target is no regi"):
+        unionmount.copy(source, f"oci:{tmp_path}/x:1", access=login, target_access=other)
 
 
 def test_each_side_has_its_file_of_logins(

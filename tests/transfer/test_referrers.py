@@ -27,6 +27,7 @@ from support.transfers import (
     manifest_digest,
 )
 
+import unionmount
 from unionmount.store.store import Store
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo", "go")
@@ -102,6 +103,18 @@ def signed_by_tag(
 
 
 # ---- everywhere
+
+
+def test_the_python_function(
+    signed: Signed, registry: DockerRegistry, tools: ArtifactTools, tmp_path: Path
+) -> None:
+    target = f"{registry.address}/referrers/python"
+    plain, root = unionmount.RegistryAccess(tls_verify=False), tmp_path / "root"
+    names = (f"docker://{signed.name}", f"docker://{target}:1")
+    unionmount.copy(*names, access=plain, root=root)
+    assert tools.discover_plain(target, signed.digest) == set()
+    unionmount.copy(*names, access=plain, root=root, referrers=True)
+    assert tools.discover_plain(target, signed.digest) == signed.pairs
 
 
 @pytest.mark.parametrize("between", ["", "oci", "oci-archive"])

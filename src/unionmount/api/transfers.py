@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from unionmount.api.images import store_at
 from unionmount.api.transfer_thread import TransferProgress, TransferThread
@@ -21,10 +21,12 @@ from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.formats.compression import Compression
+    from unionmount.images.opened import OpenImage
     from unionmount.images.reference import Digest, Reference
     from unionmount.registry import Registries, RegistryClient
     from unionmount.store.layer_import import Progress
-    from unionmount.store.store import StoredImage
+    from unionmount.store.store import Store, StoredImage
+    from unionmount.transfer.copy import Squash
     from unionmount.transfer.copy_documents import Copied
     from unionmount.transfer.push import Pushed
 
@@ -93,6 +95,10 @@ def pull(
     from unionmount.transfer.by_name import find_by_name, pull_by_name, without_transport
     from unionmount.transfer.pull import PullOptions
 
+    if policy not in get_args(Policy):
+        raise UsageError(
+            f"policy={policy!r} is not known; use one of {', '.join(get_args(Policy))}"
+        )
     refuse_file(name)
     name = without_transport(name)
     store, registries = store_at(root), Registries.load(os.environ)
@@ -106,7 +112,8 @@ def pull(
         how = PullOptions(platform=wanted, policy=policy, keep_blobs=keep_blobs, progress=tell)
         return (await pull_by_name(store, client, registries, name, how))[1]
 
-    return image_in_store(_run(work, registries, registries.candidates(name), access, progress))
+    clients = _clients(access, registries, registries.candidates(name))
+    return image_in_store(_run(work, clients, progress))
 
 
 def push(
@@ -134,13 +141,12 @@ def push(
     stored = store.find_image(image)
     ref = push_target(stored, image, name)
 
-    async def work(client: RegistryClient, tell: Progress | None) -> Pushed:
-        how = PushOptions(
-            compression=_compression(compress), keep_digest=keep_digest, progress=tell
-        )
-        return await send(store, client, stored, ref, how)
+    how = PushOptions(compression=_compression(compress), keep_digest=keep_digest)
 
-    return _run(work, registries, [ref], access, progress)
+    async def work(client: RegistryClient, tell: Progress | None) -> Pushed:
+        return await send(store, client, stored, ref, replace(how, progress=tell))
+
+    return _run(work, _clients(access, registries, [ref]), progress)
 
 
 def copy(
@@ -151,63 +157,104 @@ def copy(
     all_platforms: bool = False,
     compress: Compress | None = None,
     keep_digest: bool = False,
+    squash: int | Literal["all"] | None = None,
+    epoch: int | None = None,
+    referrers: bool = False,
     access: RegistryAccess = RegistryAccess(),
+    target_access: RegistryAccess | None = None,
     root: str | os.PathLike[str] | None = None,
     progress: Tell | None = None,
 ) -> Copied:
     """Copy an image between registries, archives, layouts and the store.
 
     The places are written as for ``unionmount copy``: docker://NAME, docker-archive:FILE[:REF],
-    oci-archive:FILE[:REF], oci:DIR[:REF], or the name of an image of the store. The result has the
-    ``digest`` in a registry or layout, or the ID in the store, and ``changes`` as that of ``push``.
-    ``progress`` and Ctrl-C: see ``pull``; a file or directory appears when it is complete.
+    oci-archive:FILE[:REF], oci:DIR[:REF], or the name of an image of the store. ``squash`` makes
+    one layer of the topmost layers, of that many or of "all"; ``epoch`` (seconds since 1970) is the
+    time of the image that this makes. With ``referrers``, signatures and the like are copied, too.
+    ``target_access`` is for the target if its registry is reached in another way.
+
+    The result has the ``digest`` in a registry or layout, or the ID in the store, ``changes`` as
+    that of ``push``, and in ``notes`` what was left out. ``progress`` and Ctrl-C: see ``pull``; a
+    file or directory appears when it is complete.
     """
     from unionmount.registry import Registries
     from unionmount.sources import Location
     from unionmount.transfer.copy import CopyOptions
     from unionmount.transfer.copy import copy as move
+    from unionmount.transfer.copy_list import ReferrerChoice
 
     store, registries = store_at(root), Registries.load(os.environ)
-    wanted = Platform.parse(platform) if platform else None
     places = Location.parse(source), Location.parse_target(target)
-
-    def resolve(name: str) -> Reference:
-        return registries.candidates(name)[0]
+    warnings: list[str] = []
+    how = CopyOptions(
+        resolve=lambda name: registries.candidates(name)[0],
+        platform=Platform.parse(platform) if platform else None,
+        all_platforms=all_platforms,
+        compression=_compression(compress),
+        keep_digest=keep_digest,
+        squash=_squasher(squash, epoch, warnings.append),
+        referrers=ReferrerChoice() if referrers else None,
+    )
+    reading, writing = (
+        [how.resolve(place.path)] if place.kind == "registry" else [] for place in places
+    )
+    if target_access is not None:
+        if target_access.user is not None and not writing:
+            raise UsageError("target_access has a user, but the target is no registry")
+        open_target = _clients(target_access, registries, writing)
+        open_source = _clients(access, registries, reading)
+    else:
+        open_source = _clients(access, registries, [*reading, *writing])
 
     async def work(client: RegistryClient, tell: Progress | None) -> Copied:
-        how = CopyOptions(
-            resolve=resolve,
-            platform=wanted,
-            all_platforms=all_platforms,
-            compression=_compression(compress),
-            keep_digest=keep_digest,
-            progress=tell,
-        )
-        return await move(store, client, *places, how)
+        ready = replace(how, progress=tell)
+        if target_access is None:
+            return await move(store, client, *places, ready)
+        async with open_target() as destination:
+            return await move(store, client, *places, replace(ready, destination=destination))
 
-    named = [resolve(place.path) for place in places if place.kind == "registry"]
-    return _run(work, registries, named, access, progress)
+    copied = _run(work, open_source, progress)
+    return replace(copied, notes=(*copied.notes, *warnings))
 
 
-def _run(
-    work: Callable[[RegistryClient, Progress | None], Awaitable[T]],
-    registries: Registries,
-    named: Sequence[Reference],
-    access: RegistryAccess,
-    tell: Tell | None,
-) -> T:
-    """Run ``work`` with a client; ``named`` are the references that the caller has written."""
+def _squasher(
+    layers: int | Literal["all"] | None, epoch: int | None, warn: Callable[[str], None]
+) -> Squash | None:
+    from unionmount.squash import SquashRequest
+    from unionmount.squash import squash as run
+
+    if layers is None:
+        if epoch is not None:
+            raise UsageError("epoch is the time of an image that squash makes; add squash='all'")
+        return None
+    if layers != "all" and (not isinstance(layers, int) or layers is True or layers < 1):
+        raise UsageError(f"squash={layers!r} is not a number of layers; give one, or 'all'")
+    request = SquashRequest(None if layers == "all" else layers, epoch)
+
+    def squash(
+        store: Store, image: OpenImage, names: Sequence[Reference], progress: Progress
+    ) -> StoredImage:
+        return run(store, image, names, request, warn, progress)
+
+    return squash
+
+
+def _clients(
+    access: RegistryAccess, registries: Registries, named: Sequence[Reference]
+) -> Callable[[], RegistryClient]:
+    """Return what opens a client; ``named`` are the references that the caller has written."""
     from unionmount.registry.user_client import client_of_user
 
     asked = sorted({ref.registry for ref in named})
     if access.user is not None and len(asked) > 1:
         raise UsageError(
             "RegistryAccess.user is for one registry, but this may use several "
-            f"({', '.join(map(printable, asked))}); name one, or log in to each"
+            f"({', '.join(map(printable, asked))}); name one, log in to each, or give copy "
+            "target_access"
         )
     if access.cert_dir is not None and not Path(access.cert_dir).is_dir():
         raise UsageError(f"{printable(str(access.cert_dir))} (cert_dir) is not a directory")
-    make_client = partial(
+    return partial(
         client_of_user,
         registries,
         named,
@@ -217,16 +264,29 @@ def _run(
         cert_dir=os.fspath(access.cert_dir) if access.cert_dir is not None else None,
     )
 
+
+def _run(
+    work: Callable[[RegistryClient, Progress | None], Awaitable[T]],
+    open_client: Callable[[], RegistryClient],
+    tell: Tell | None,
+) -> T:
+    """Run ``work`` with a client in a thread of its own."""
+
     async def attended(progress: Progress | None) -> T:
-        async with make_client() as client:
+        async with open_client() as client:
             return await work(client, progress)
 
     return TransferThread(attended, tell).run()
 
 
 def _compression(word: Compress | None) -> Compression | None:
+    """Return the compression of a word; raise UsageError for another word."""
     from unionmount.formats.compression import Compression
 
     if word is None:
         return None
+    if word not in get_args(Compress):
+        raise UsageError(
+            f"compress={word!r} is not known; use one of {', '.join(get_args(Compress))}"
+        )
     return Compression.PLAIN if word == "none" else Compression(word)
