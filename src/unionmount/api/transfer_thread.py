@@ -74,7 +74,7 @@ class TransferThread(Generic[T]):
         thread = threading.Thread(target=self._run, name="unionmount transfer")
         try:
             thread.start()
-            while (told := self._reports.get()) is not None:
+            while (told := self._next_report()) is not None:
                 if self._tell is not None:
                     self._tell(told.report)
                 told.taken.set()
@@ -87,6 +87,12 @@ class TransferThread(Generic[T]):
         return self._values[0]
 
     # -- in the thread of the caller
+
+    def _next_report(self) -> _Report | None:
+        """Wait for a report; system/attentive_wait.py says why not in one piece."""
+        while True:
+            with suppress(queue.Empty):
+                return self._reports.get(timeout=_LOOK)
 
     def _stop(self, thread: threading.Thread) -> None:
         """Cancel the transfer, and wait until it has removed what is incomplete."""

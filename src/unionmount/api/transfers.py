@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from unionmount.images.opened import OpenImage
     from unionmount.images.reference import Digest, Reference
     from unionmount.registry import Registries, RegistryClient
+    from unionmount.sources import Location
     from unionmount.store.layer_import import Progress
     from unionmount.store.store import Store, StoredImage
-    from unionmount.transfer.copy import Squash
+    from unionmount.transfer.copy import CopyOptions, Squash
     from unionmount.transfer.copy_documents import Copied
     from unionmount.transfer.push import Pushed
 
@@ -180,11 +181,9 @@ def copy(
     from unionmount.registry import Registries
     from unionmount.sources import Location
     from unionmount.transfer.copy import CopyOptions
-    from unionmount.transfer.copy import copy as move
     from unionmount.transfer.copy_list import ReferrerChoice
 
-    store, registries = store_at(root), Registries.load(os.environ)
-    places = Location.parse(source), Location.parse_target(target)
+    registries = Registries.load(os.environ)
     warnings: list[str] = []
     how = CopyOptions(
         resolve=lambda name: registries.candidates(name)[0],
@@ -195,26 +194,42 @@ def copy(
         squash=_squasher(squash, epoch, warnings.append),
         referrers=ReferrerChoice() if referrers else None,
     )
+    places = Location.parse(source), Location.parse_target(target)
+    copied = _copy(store_at(root), registries, places, how, (access, target_access), progress)
+    return replace(copied, notes=(*copied.notes, *warnings))
+
+
+def _copy(
+    store: Store,
+    registries: Registries,
+    places: tuple[Location, Location],
+    how: CopyOptions,
+    access: tuple[RegistryAccess, RegistryAccess | None],
+    progress: Tell | None,
+) -> Copied:
+    """Copy between two places; ``access`` is that of the source and, if it has one, the target."""
+    from unionmount.transfer.copy import copy as move
+
     reading, writing = (
         [how.resolve(place.path)] if place.kind == "registry" else [] for place in places
     )
-    if target_access is not None:
-        if target_access.user is not None and not writing:
-            raise UsageError("target_access has a user, but the target is no registry")
-        open_target = _clients(target_access, registries, writing)
-        open_source = _clients(access, registries, reading)
+    of_source, of_target = access
+    if of_target is None:
+        open_source, open_target = _clients(of_source, registries, [*reading, *writing]), None
+    elif of_target.user is not None and not writing:
+        raise UsageError("target_access has a user, but the target is no registry")
     else:
-        open_source = _clients(access, registries, [*reading, *writing])
+        open_target = _clients(of_target, registries, writing)
+        open_source = _clients(of_source, registries, reading)
 
     async def work(client: RegistryClient, tell: Progress | None) -> Copied:
         ready = replace(how, progress=tell)
-        if target_access is None:
+        if open_target is None:
             return await move(store, client, *places, ready)
         async with open_target() as destination:
             return await move(store, client, *places, replace(ready, destination=destination))
 
-    copied = _run(work, open_source, progress)
-    return replace(copied, notes=(*copied.notes, *warnings))
+    return _run(work, open_source, progress)
 
 
 def _squasher(

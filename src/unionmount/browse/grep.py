@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from threading import Event, Semaphore, Thread
 
 from unionmount import core
+from unionmount.system.attentive_wait import wait_for
 from unionmount.system.text import printable
 
 _MOST_THREADS = 8
@@ -186,7 +187,7 @@ class LineSearch:
     def _take(self) -> Iterator[Result]:
         """Yield the results of the first batch."""
         task = self._pending[0]
-        task.done.wait()
+        wait_for(task.done)
         try:
             if task.failure is not None:
                 raise task.failure

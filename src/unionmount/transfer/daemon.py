@@ -29,6 +29,7 @@ from unionmount.sources.archive import open_archive
 from unionmount.sources.layout import BlobArchive
 from unionmount.sources.streamed import StreamedFiles, is_document, normal
 from unionmount.store.layer_import import Expected
+from unionmount.system.attentive_wait import wait_for
 from unionmount.system.text import printable
 from unionmount.trust.file_trust import FileTrust
 
@@ -125,13 +126,13 @@ class _OwnLoop:
         thread = threading.Thread(target=self._run, name="docker-daemon", daemon=True)
         thread.start()
         try:
-            self._done.wait()
+            wait_for(self._done)
         except BaseException:
             self._ended = True  # in case that the token is not there, yet
             with suppress(trio.RunFinishedError):
                 if self._token is not None:
                     self._token.run_sync_soon(self._scope.cancel)
-            self._done.wait()
+            wait_for(self._done)
             raise
         if self._failure is not None:
             raise self._failure
