@@ -12,6 +12,7 @@
 #define HEAD 3u
 #define MOST_PATTERN 40u
 #define MOST_COSTLY 3u
+#define MOST_REPEATED 5u
 #define MOST_LINES 300u
 #define FLAGS (UM_SEARCH_ICASE | UM_SEARCH_WORDS | UM_SEARCH_LINES | UM_SEARCH_NUL_DATA)
 
@@ -23,16 +24,20 @@ static void promise(bool kept)
 
 /* Return whether the C library needs little for an expression: each + doubles what it repeats, and
  * digits may be numbers of repetitions, or back-references. Where alternatives are repeated by two of
- * these, of which several are empty, its time is exponential. */
+ * these, of which several are empty, its time is exponential, and so it is in the number of repetitions
+ * that are repeated. */
 static bool is_cheap(struct um_slice pattern)
 {
-    unsigned plus = 0, digits = 0;
+    unsigned plus = 0, repeated = 0, digits = 0;
     bool several = false;
     for (size_t i = 0; i < pattern.size; i++) {
         plus += pattern.data[i] == '+';
+        repeated += pattern.data[i] == '*' || pattern.data[i] == '+' || pattern.data[i] == '?';
         digits += pattern.data[i] >= '0' && pattern.data[i] <= '9';
         several |= pattern.data[i] == '|' || pattern.data[i] == '\n';
     }
+    if (repeated > MOST_REPEATED)
+        return false;
     return several ? plus <= 1 && digits == 0 : plus + digits <= MOST_COSTLY;
 }
 
