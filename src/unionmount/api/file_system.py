@@ -34,8 +34,7 @@ from unionmount.system.text import printable
 
 if TYPE_CHECKING:
     from unionmount.api.images import Image
-    from unionmount.api.operands import operand_of
-from unionmount.api.tree import File, FileTree
+    from unionmount.api.tree import File, FileTree
 
 _PREFIX = "unionmount://"
 _NAMES = {stat.S_IFREG: "file", stat.S_IFDIR: "directory"}
