@@ -34,7 +34,7 @@ def unknown_user() -> int:
 
 @pytest.mark.parametrize(
     ("environment", "home"),
-    [({"HOME": "/somewhere"}, "/somewhere"), ({"HOME": ""}, OWN), ({}, OWN)],
+    [({"HOME": "/somewhere"}, "/somewhere"), ({"HOME": ""}, OWN), ({}, OWN), ({"HOME": "x"}, OWN)],
 )
 def test_the_environment_comes_first(environment: dict[str, str], home: str) -> None:
     assert home_of(environment) == Path(home)

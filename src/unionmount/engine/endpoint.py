@@ -19,6 +19,7 @@ import httpx2
 from unionmount.errors import FormatError, NotFoundError, RegistryError, UsageError
 from unionmount.images.json_fields import load_json
 from unionmount.system.files import opened_for_library, read_document
+from unionmount.system.home import home_of
 from unionmount.system.text import printable
 
 DEFAULT_SOCKET = "/var/run/docker.sock"
@@ -204,7 +205,7 @@ def _url_of(rest: str, what: str, *, secure: bool) -> str:
 
 def _directory(environment: Mapping[str, str]) -> Path:
     said = environment.get("DOCKER_CONFIG")
-    return Path(said) if said else Path(environment.get("HOME") or "/") / ".docker"
+    return Path(said) if said else home_of(environment) / ".docker"
 
 
 def _current_context(path: Path, environment: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from unionmount.errors import FormatError, StoreError, UsageError
 from unionmount.system.files import read_document
+from unionmount.system.home import NO_HOME, home_of
 from unionmount.system.real_user import real_user
 from unionmount.system.text import printable
 
@@ -124,7 +125,7 @@ def _files(environment: Mapping[str, str]) -> tuple[Path, ...]:
         return (Path(chosen),)
     if not real_user(environment):
         return _SYSTEM_FILES
-    home = environment.get("XDG_CONFIG_HOME") or f"{environment.get('HOME', '')}/.config"
+    home = environment.get("XDG_CONFIG_HOME") or home_of(environment) / ".config"
     return (Path(home, "containers/storage.conf"),)
 
 
@@ -158,9 +159,9 @@ def _expanded(path: str, uid: int, environment: Mapping[str, str]) -> str:
 
 
 def _data_home(environment: Mapping[str, str]) -> str:
-    home = environment.get("HOME", "")
+    home = home_of(environment)
     data = environment.get("XDG_DATA_HOME", "")
-    if not data and not home.startswith("/"):
+    if not data and home == NO_HOME:
         raise StoreError(
             f"{PREFIX} this user has no home directory; name the store: {PREFIX}[overlay@DIR]NAME"
         )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unionmount.errors import StoreError
+from unionmount.system.home import NO_HOME, home_of
 from unionmount.system.real_user import real_user
 
 if TYPE_CHECKING:
@@ -35,14 +34,9 @@ def additional_stores(environment: Mapping[str, str]) -> tuple[Path, ...]:
 
 
 def _home(environment: Mapping[str, str]) -> Path:
-    """Return the home directory: ``HOME`` if it is usable, else that of the password database."""
-    home = environment.get("HOME", "")
-    if not home.startswith("/"):
-        try:
-            home = pwd.getpwuid(os.geteuid()).pw_dir
-        except KeyError:
-            raise StoreError(
-                "no place for the store: this user has no home directory; choose one "
-                "with --root DIR"
-            ) from None
-    return Path(home)
+    home = home_of(environment)
+    if home == NO_HOME:
+        raise StoreError(
+            "no place for the store: this user has no home directory; choose one with --root DIR"
+        )
+    return home

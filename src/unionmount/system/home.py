@@ -15,12 +15,13 @@ NO_HOME = Path("/nonexistent")
 
 
 def home_of(environment: Mapping[str, str]) -> Path:
-    """Return ``HOME``, or the home in the password database if ``HOME`` is empty or missing.
+    """Return ``HOME`` if it is an absolute path, else the home in the password database.
 
     A container may run as a user whom its database does not list. That user has NO_HOME, and so no
     files of configuration.
     """
-    if said := environment.get("HOME"):
+    said = environment.get("HOME", "")
+    if said.startswith("/"):
         return Path(said)
     try:
         return Path(pwd.getpwuid(os.geteuid()).pw_dir or NO_HOME)
