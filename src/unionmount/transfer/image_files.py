@@ -89,14 +89,19 @@ class DirectoryWriter:
         where = self._top / path
         with naming(where):
             fd = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            for chunk in chunks:
-                with naming(where):
-                    write_all(fd, chunk)
+        fill_file(fd, chunks, where)
+
+
+def fill_file(fd: int, chunks: Iterable[bytes], where: str | Path) -> None:
+    """Write all chunks to a new file, sync it, and close ``fd``; errors name ``where``."""
+    try:
+        for chunk in chunks:
             with naming(where):
-                os.fsync(fd)
-        finally:
-            os.close(fd)
+                write_all(fd, chunk)
+        with naming(where):
+            os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 @contextmanager

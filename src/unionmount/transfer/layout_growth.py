@@ -25,10 +25,10 @@ from unionmount.images.media_types import FULL_NAME, REF_NAME
 from unionmount.images.reference import Digest
 from unionmount.sources.layout import INDEX, MARKER, DirectoryFiles, OciLayout, read_range
 from unionmount.system.closing import Closing
-from unionmount.system.files import FileRange, open_below, pieces_of, write_all
+from unionmount.system.files import FileRange, open_below, pieces_of
 from unionmount.system.os_errors import naming
 from unionmount.system.waiting import HOW_TO_WAIT, timeout_of
-from unionmount.transfer.image_files import DirectoryWriter, new_directory
+from unionmount.transfer.image_files import DirectoryWriter, fill_file, new_directory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -173,14 +173,7 @@ class GrowingLayout(Closing):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             fd = os.open(temporary, flags, 0o666, dir_fd=self._top)
         try:
-            try:
-                for chunk in chunks:
-                    with naming(where):
-                        write_all(fd, chunk)
-                with naming(where):
-                    os.fsync(fd)
-            finally:
-                os.close(fd)
+            fill_file(fd, chunks, where)
             with naming(where):
                 os.rename(temporary, name, src_dir_fd=self._top, dst_dir_fd=parent)
                 os.fsync(parent)
