@@ -235,17 +235,23 @@ def test_umoci_unpacks_a_copied_layout(cli: CommandLine, name: str, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "ref",
-    ["1", "a--b", "bad name", "-a", "/a", "a..b", "_a", "a/", "\u00e9"],
+    [
+        *("1", "a--b", "a/b:1", "a:b", "A@b+c", "1.2+x"),
+        *("bad name", "-a", "/a", "a..b", "_a", "a/", "\u00e9"),
+    ],
 )
+@pytest.mark.parametrize("kind", ["archive", "registry"])
 def test_the_names_in_a_layout_are_those_of_skopeo(
-    cli: CommandLine, archive: Path, skopeo: Skopeo, tmp_path: Path, ref: str
+    cli: CommandLine, archive: Path, name: str, skopeo: Skopeo, tmp_path: Path, ref: str, kind: str
 ) -> None:
-    source = f"docker-archive:{archive}"
-    theirs = ["skopeo", "copy", source, f"oci:{tmp_path / 'theirs'}:{ref}"]
+    source = f"docker-archive:{archive}" if kind == "archive" else f"docker://{name}"
+    plain = "--src-tls-verify=false"
+    theirs = ["skopeo", "copy", plain, source, f"oci:{tmp_path / 'theirs'}:{ref}"]
     target = f"oci:{tmp_path / 'ours'}:{ref}"
     if subprocess.run(theirs, capture_output=True, check=False).returncode == 0:
-        cli.run("copy", source, target)
-        assert digest_at(skopeo, target)
+        said = cli.run("copy", source, target).stdout.strip()
+        assert digest_at(skopeo, target) == said
+        assert cli.run("inspect", "--raw", target).stdout.encode() == skopeo_raw(skopeo, target)
     else:
         assert "cannot be the name" in cli.error("copy", source, target, status=2)
         assert not (tmp_path / "ours").exists()

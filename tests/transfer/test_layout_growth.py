@@ -80,7 +80,7 @@ def test_others_find_old_and_new_images(
     cli.run("copy", places["two"], f"oci:{layout}:two")
     cli.run("copy", places["three"], f"oci:{layout}:example.com/app:3")
     assert marker.stat().st_ino == inode  # a blob that is there is not written again
-    names = {"one": "one", "two": "two", "3": "three"}
+    names = {"one": "one", "two": "two", "example.com/app:3": "three"}
     assert set(tools.oras("repo", "tags", "--oci-layout", str(layout)).split()) == set(names)
     for name, made in names.items():
         assert digest_in(skopeo, layout, name) == manifest_digest(IMAGES[made])

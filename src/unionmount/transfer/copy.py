@@ -32,7 +32,6 @@ from unionmount.transfer.daemon import DaemonOptions, fetch, find_fetched
 from unionmount.transfer.image_files import DirectoryWriter, TarWriter, new_directory, replaced_file
 from unionmount.transfer.layout_growth import layout_directory
 from unionmount.transfer.load import (
-    fallback_name,
     find_stored,
     keep_image,
     open_stored,
@@ -261,8 +260,11 @@ async def _from_store(
         name = Reference.parse(target.path).with_default_tag()
         await send(store, replace(wanted, names=(name,)), str(target), how.progress)
         return Copied(None)
-    if target.selector:
-        wanted = replace(wanted, names=(_name_at(target),))
+    if target.selector and target.kind == "docker-archive":
+        name = Reference.parse(target.selector).with_default_tag()
+        wanted = replace(wanted, names=(name,))
+    elif target.selector:
+        wanted = replace(wanted, ref=target.selector)
     elif not wanted.names:
         wanted = replace(wanted, names=tuple(map(Reference.parse, stored.names)))
     return Copied(await trio.to_thread.run_sync(_save, store, wanted, target, how))
@@ -276,14 +278,6 @@ def _check_digest_stays(image: ImageDocuments, target: Location, how: CopyOption
     if target.kind in _DOCUMENTS:
         why = f"gets layers compressed otherwise than those of manifest {image.manifest.digest}"
     raise UsageError(f"--keep-digest: {target} {why}; leave out the option, or copy to a registry")
-
-
-def _name_at(target: Location) -> Reference:
-    """Return the name that the REF of a target means; a single word is the tag in a layout."""
-    if target.kind == "docker-archive" or set(target.selector) & set("/:"):
-        return Reference.parse(target.selector).with_default_tag()
-    path = fallback_name(Path(target.path))
-    return Reference.parse(f"localhost/{path}:{target.selector}")
 
 
 def _save(store: Store, wanted: ImageToSave, target: Location, how: CopyOptions) -> Digest | None:

@@ -36,7 +36,7 @@ from unionmount.transfer.referrers import (
     ReferrerLists,
     RegistryReferrers,
 )
-from unionmount.transfer.save import naming
+from unionmount.transfer.save import naming, ref_naming
 
 if TYPE_CHECKING:
     from unionmount.images.referrers import Referrer
@@ -489,9 +489,7 @@ def _checked(chunks: Iterator[bytes], descriptor: Descriptor, what: str) -> Iter
 def _annotations(selector: str, source: Source) -> dict[str, str]:
     """Return the annotations with an image's name: the target's REF, or the source's name."""
     if selector:
-        if "/" in selector or ":" in selector:
-            return dict(naming(Reference.parse(selector).with_default_tag()))
-        return {REF_NAME: selector}
+        return dict(ref_naming(selector))
     if source.labels:
         return dict(source.labels)
     return dict(naming(source.names[0])) if source.names else {}

@@ -12,6 +12,7 @@ compression is requested) a new one is made. Sources: OCI image-spec 1.1 (``imag
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -50,10 +51,11 @@ Form = Literal["docker-archive", "oci-archive", "oci", "dir"]
 
 @dataclass(frozen=True, slots=True)
 class ImageToSave:
-    """An image to save, and its names in the archive."""
+    """An image to save, and its names in the archive; in a layout, ``ref`` replaces these."""
 
     image: ImageDocuments
     names: tuple[Reference, ...]
+    ref: str = ""
 
 
 def find_wanted(
@@ -236,8 +238,8 @@ def _save_oci(wanted: Sequence[ImageToSave], writer: FileWriter, layers: _Layers
         blob(digest, raw)
         digests.append(digest)
         descriptor = Descriptor(OCI_MANIFEST, digest, len(raw), one.image.config.platform)
-        rows += [descriptor_row(descriptor, naming(name, tags)) for name in one.names]
-        rows += [descriptor_row(descriptor)] if not one.names else []
+        names = [ref_naming(one.ref)] if one.ref else [naming(name, tags) for name in one.names]
+        rows += [descriptor_row(descriptor, name) for name in names or [{}]]
     _document(writer, "index.json", index_document(rows))
     return digests
 
@@ -303,6 +305,19 @@ def naming(name: Reference, tags: Sequence[str | None] = ()) -> Mapping[str, str
     """Return the annotations of a name: the tag, or the full name if the tag is not unique."""
     unique = name.tag is not None and tags.count(name.tag) <= 1
     return {FULL_NAME: str(name), REF_NAME: (name.tag or "") if unique else str(name)}
+
+
+def ref_naming(ref: str) -> Mapping[str, str]:
+    """Return the annotations of a name that a user wrote for a layout.
+
+    Other tools look for exactly these words. If they are a full name, containerd's annotation says
+    which.
+    """
+    named = {REF_NAME: ref}
+    if set(ref) & set("/:"):
+        with suppress(InvalidReference):
+            named[FULL_NAME] = str(Reference.parse(ref).with_default_tag())
+    return named
 
 
 def _document(writer: FileWriter, path: str, raw: bytes) -> None:
