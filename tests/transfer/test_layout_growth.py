@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,48 @@ def test_a_lock_of_somebody_else_ends_in_a_message(
         cli.run("copy", places["two"], f"oci:{layout}:two")
     finally:
         os.close(top)
+
+
+def sleeps(pid: int) -> bool:
+    """Whether a thread of a process waits for a time to pass, as between two looks at a lock."""
+    waits = (task / "wchan" for task in Path(f"/proc/{pid}/task").iterdir())
+    return any("nanosleep" in wait.read_text() for wait in waits)
+
+
+@pytest.mark.needs("root")  # to see where a process waits
+@pytest.mark.parametrize("command", ["copy", "sync", "save"])
+def test_waiting_for_a_lock_can_be_interrupted(
+    command: str, cli: CommandLine, layout: Path, places: dict[str, str], tmp_path: Path
+) -> None:
+    config = layout / "blobs" / IMAGES["two"].id.replace(":", "/")
+    if command == "save":
+        cli.run("copy", places["two"], "two:1")
+    words = {
+        "copy": ["copy", places["two"], f"oci:{layout}:two"],
+        "sync": ["sync", "--all", places["two"].rpartition(":")[0], f"oci:{layout}"],
+        "save": ["save", "--format", "oci", "-o", str(layout), "two:1"],
+    }[command]
+    before = (layout / "index.json").read_bytes()
+    environment = cli.environment | {
+        "UNIONMOUNT_ROOT": str(tmp_path / "store"),
+        "UNIONMOUNT_TIMEOUT": "100000",
+    }
+    top = os.open(layout, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(top, fcntl.LOCK_EX)
+        with subprocess.Popen(
+            [*COMMAND, *words], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as running:
+            while not (config.exists() and sleeps(running.pid)):
+                assert running.poll() is None
+                os.sched_yield()
+            running.send_signal(signal.SIGINT)
+            _, said = running.communicate(timeout=60)
+    finally:
+        os.close(top)
+    assert running.returncode in (130, -signal.SIGINT)
+    assert b"Traceback" not in said
+    assert (layout / "index.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("path", ["blobs", "blobs/sha256", "index.json", "a blob"])

@@ -8,8 +8,8 @@ has no manifest, and its layers are plain. It is converted in a temporary store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -311,6 +311,21 @@ def layout_writer(target: Location) -> Iterator[FileWriter]:
         writer.finish()
 
 
+@asynccontextmanager
+async def layout_writer_of_task(target: Location) -> AsyncIterator[FileWriter]:
+    """Do the same for a task: a thread waits for the disk and for the lock of a layout."""
+    opened = layout_writer(target)
+    writer = await trio.to_thread.run_sync(opened.__enter__)
+    try:
+        yield writer
+    except BaseException as error:
+        end = partial(opened.__exit__, type(error), error, error.__traceback__)
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(end)
+        raise
+    await trio.to_thread.run_sync(opened.__exit__, None, None, None)
+
+
 async def _copy_as_it_is(
     there: RegistryClient, source: Source, target: Location, how: CopyOptions
 ) -> Copied:
@@ -323,7 +338,7 @@ async def _copy_as_it_is(
         return await copy_documents(
             RegistrySink(there, ref, source.names, how.progress), source, chosen
         )
-    with layout_writer(target) as writer:
+    async with layout_writer_of_task(target) as writer:
         if target.kind == "dir":
             return await copy_documents(DirectorySink(writer, str(target)), source, chosen)
         sink = LayoutSink(writer)

@@ -149,6 +149,7 @@ class GrowingLayout(Closing):
                     f"{self.what}: another process has locked it for {seconds:g} s; try again "
                     f"later ({HOW_TO_WAIT})"
                 )
+            _check_cancelled()
             time.sleep(_LOOK_AGAIN)
 
     @contextmanager
@@ -181,6 +182,14 @@ class GrowingLayout(Closing):
             with suppress(OSError):
                 os.unlink(temporary, dir_fd=self._top)
             raise
+
+
+def _check_cancelled() -> None:
+    """Raise trio.Cancelled in a thread of a task that was cancelled."""
+    import trio  # noqa: PLC0415 - save needs it only where it waits
+
+    with suppress(RuntimeError):  # no thread of trio's
+        trio.from_thread.check_cancelled()
 
 
 def merged_rows(known: bytes, added: bytes, what: str) -> bytes:

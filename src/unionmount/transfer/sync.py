@@ -30,7 +30,7 @@ from unionmount.registry.versions import in_order
 from unionmount.sources.layout import DirectoryFiles, OciLayout
 from unionmount.system.text import printable
 from unionmount.transfer.blobs import in_parallel
-from unionmount.transfer.copy import layout_writer
+from unionmount.transfer.copy import layout_writer_of_task
 from unionmount.transfer.copy_documents import Copied, DocumentOptions, copy_documents
 from unionmount.transfer.endpoints import (
     BlobTurns,
@@ -157,7 +157,7 @@ async def _into_layout(
         return await run.all(tags)
     if not tags:
         raise NotFoundError(f"no tag to copy into {target}; see --include and --exclude")
-    with layout_writer(target) as writer:
+    async with layout_writer_of_task(target) as writer:
         layout = LayoutSink(writer, listed)
         run.into_layout(layout)
         done = await run.all(tags)
