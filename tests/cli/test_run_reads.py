@@ -30,13 +30,11 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 RUN_AT_ONCE = amount(12, 50)  # fifty is what docs/how-to/run.md tells of
+_TRIES = 3  # beside the first
 FILES = 3000  # before the programs in the layer, and again behind them
 FILE = 3000  # bytes
 LARGE = 32 << 20
 READ_AHEAD = 128 << 10  # the kernel's, of a disk
-# That of a mount of root's. Where several containers read a file, the kernel sees another pattern,
-# and may read a window or two more.
-MOUNT_READ_AHEAD = 512 << 10
 NAME = "test"
 
 
@@ -194,7 +192,13 @@ def test_many_at_once_read_as_much_as_one(
     for value in one, many:  # --log-cli-level=INFO shows it
         logging.getLogger(__name__).info("%s, %s: %s", runtime, script, value[:3])
     assert one.read > Path("/bin/busybox").stat().st_size // 2 + LARGE * ("data" in script)
-    assert many.read <= 1.1 * one.read + 2 * MOUNT_READ_AHEAD
+    # What is dropped from the page cache meanwhile is read again, so the least of some counts.
+    least = many.read
+    for _ in range(_TRIES):
+        if least <= 1.1 * one.read:
+            break
+        least = min(least, measured(line, disk, runtime, script, RUN_AT_ONCE).read)
+    assert least <= 1.1 * one.read
     # in KiB: docs/how-to/run.md has what was measured
     assert many.daemon.proportional + many.monitor.proportional < 32 << 10
 
