@@ -180,7 +180,7 @@ class Location:
             if selector and transport in _LAYOUTS and not _REF.fullmatch(selector):
                 raise UsageError(
                     f"'{printable(text)}': '{printable(selector[:200])}' cannot be the name of an "
-                    "image in an OCI layout; use letters and digits, with one of -._ between"
+                    "image in an OCI layout; use letters and digits, with one of -._:@+/ between"
                 )
             return cls(_TRANSPORTS[transport], path, selector)
         if text.startswith(("/", "./", "../")):

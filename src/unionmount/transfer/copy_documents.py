@@ -24,8 +24,7 @@ class DocumentOptions:
     """Which manifests are copied.
 
     ``skip_present`` trusts that what a target lists is whole there; ``dry_run`` copies nothing, but
-    asks the policy.
-    ``trust`` is the policy that must accept the images, by default that of the user.
+    asks the policy. ``trust`` is the policy that must accept the images, by default the user's.
     """
 
     platforms: tuple[Platform, ...] = ()

@@ -79,10 +79,10 @@ def command(
 
     Both are docker://NAME, docker-archive:FILE[:REF], oci-archive:FILE[:REF], oci:DIR[:REF],
     dir:DIR, docker-daemon:NAME, or the name of an image of the store; SRC may also be
-    containers-storage:NAME or docker-overlay2:NAME. Between registries, OCI
-    layouts and dir:, blobs and digests stay as they are, and artifacts, such as charts, are copied,
-    too; everything else works as pull, load, save and push do. The command prints the digest in a
-    registry or layout, or the ID in the store. What policy.json refuses is not copied.
+    containers-storage:NAME or docker-overlay2:NAME. Between registries, OCI layouts and dir:, blobs
+    and digests stay as they are, and artifacts, such as charts, are copied, too; everything else
+    works as pull, load, save and push do. The command prints the digest in a registry or layout, or
+    the ID in the store. What policy.json refuses is not copied.
 
     --referrers also copies what is about the copied manifests, such as signatures, and about that
     in turn, but not to dir:. With several --platform, DST gets an index of these images alone.
