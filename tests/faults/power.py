@@ -224,14 +224,17 @@ def recording(kind: Kind, image: Path, disk: Path, place: Path) -> Iterator[Reco
 @contextmanager
 def committing(disk: Path, rng: random.Random) -> Iterator[None]:
     """Somebody else syncs a file of the same disk: the journal is written at any time."""
-    ended = threading.Event()
+    ended, own = (
+        threading.Event(),
+        random.Random(rng.random()),
+    )  # so that a seed gives its plan again
 
     def work() -> None:
         with (disk / "of somebody else").open("wb") as file:
             while not ended.is_set():
                 os.utime(file.fileno())
                 os.fsync(file.fileno())
-                spin(rng.random() * _MAX_PAUSE)
+                spin(own.random() * _MAX_PAUSE)
 
     thread = threading.Thread(target=work)
     thread.start()
