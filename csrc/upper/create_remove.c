@@ -223,6 +223,8 @@ static int link_record(struct um_upper *upper, struct um_upper_node *node,
         return -EPERM;
     if (node->gone && !node->linkable)
         return -ENOENT;
+    if (!node->in_upper)
+        um_upper_target_changed(target);
     int error = um_upper_node_copy_up(upper, node, UM_UPPER_NEED_NAME);
     if (error == 0)
         error = um_upper_node_fix_data_path(upper, node);

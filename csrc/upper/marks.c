@@ -28,6 +28,7 @@ int um_upper_reached_classify(const struct um_upper_reached *reached, bool marke
 {
     int error = um_upper_reached_stat(reached, status);
     if (error == -ENOENT) {
+        *status = (struct stat){0};
         int hidden = marked ? has_whiteout_file(reached) : 0;
         *found = hidden > 0 ? UM_UPPER_FOUND_WHITEOUT : UM_UPPER_FOUND_NOTHING;
         return hidden < 0 ? hidden : 0;

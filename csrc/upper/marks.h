@@ -25,10 +25,17 @@ enum um_upper_found {
     UM_UPPER_FOUND_DIRECTORY,
 };
 
-/* See what stands at a name; *status is filled for a file or directory. `marked`: a file `.wh.NAME` beside it
- * may be a whiteout. */
+/* See what stands at a name; *status is filled where an object does, and all zeros where none does: a whiteout
+ * by a file `.wh.NAME` is no object. `marked`: there may be such a file. */
 int um_upper_reached_classify(const struct um_upper_reached *reached, bool marked,
                               enum um_upper_found *found, struct stat *status);
+
+/* What was seen at a name of the upper, by a verb that has held the lock [w] since. */
+struct um_upper_seen {
+    bool looked; /* someone did look */
+    bool object; /* an object stands there */
+    enum um_upper_found found;
+};
 
 /* The marks that an object may have, asked for in one call. Most objects have none. */
 #define UM_UPPER_HAS_OPAQUE 1u

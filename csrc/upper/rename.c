@@ -407,6 +407,12 @@ static int replace(struct move *move, struct um_upper_node *node)
     return error;
 }
 
+/* Whether what a target shows needs no copy-up. */
+static bool is_lifted(const struct um_upper_target *target)
+{
+    return !target->shown || (target->hit.in_upper && target->hit.ino != 0);
+}
+
 static int rename_found(struct move *move)
 {
     struct um_upper *upper = move->upper;
@@ -414,6 +420,10 @@ static int rename_found(struct move *move)
     int error = check(move);
     if (error != 0)
         return error > 0 ? 0 : error;
+    if (!is_lifted(&move->from) || !is_lifted(&move->to)) {
+        um_upper_target_changed(&move->from);
+        um_upper_target_changed(&move->to);
+    }
     bool replaces_directory =
         move->to.shown && move->to.hit.directory && !(move->flags & RENAME_EXCHANGE);
     error = replaces_directory ? check_replaced(upper, &move->to) : 0;

@@ -1,7 +1,6 @@
 #include "upper/rule.h"
 
 #include "system/directory_stream.h"
-#include "upper/marks.h"
 #include "upper/object.h"
 
 int um_upper_find_lower(struct um_upper *upper, const struct um_upper_node *directory,
@@ -324,6 +323,8 @@ static int find_above(struct um_upper *upper, struct um_upper_node *directory, s
     if (error == 0)
         error = um_upper_reached_classify(&reached, !directory->unmarked, &found, &status);
     hit->in_upper = true;
+    if (error == 0)
+        hit->seen = (struct um_upper_seen){true, status.st_mode != 0, found};
     if (error == 0 && found == UM_UPPER_FOUND_FILE)
         error = file_hit(upper, directory, name, &reached, &status, hit);
     else if (error == 0 && found == UM_UPPER_FOUND_DIRECTORY)
@@ -356,8 +357,12 @@ static int find_below(struct um_upper *upper, struct um_upper_node *directory, s
                       struct um_upper_hit *hit)
 {
     struct um_tree_entry entry;
+    const struct um_upper_seen seen = hit->seen;
     int error = um_upper_find_lower(upper, directory, name, &entry);
-    return error ? error : um_upper_hit_lower(upper, &entry, hit);
+    if (error == 0)
+        error = um_upper_hit_lower(upper, &entry, hit);
+    hit->seen = seen;
+    return error;
 }
 
 int um_upper_check_sought(struct um_slice name)

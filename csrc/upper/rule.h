@@ -11,7 +11,7 @@
 #ifndef UM_UPPER_RULE_H
 #define UM_UPPER_RULE_H
 
-#include "upper/nodes.h"
+#include "upper/marks.h"
 
 /* An inode that was found: its attributes, and what a node of it is made of. */
 struct um_upper_hit {
@@ -22,6 +22,7 @@ struct um_upper_hit {
     uint64_t data;             /* as of a node */
     bool plain, capable, ours; /* likewise */
     struct um_slice name;      /* of a lower file: lives as long as the tree */
+    struct um_upper_seen seen; /* in the upper; set by um_upper_find, also where it finds nothing */
 };
 
 /* [w] Find what `name` is in a directory. -ENOENT nothing; -EIO the directory's marks are not believed;

@@ -25,6 +25,7 @@ static int look(struct um_upper *upper, struct um_upper_target *target)
     if (error != 0 && error != -ENOENT)
         return error;
     target->shown = error == 0;
+    target->looked = target->hit.seen.looked && !(upper->flags & UM_UPPER_OPEN);
     error = um_upper_find_lower(upper, target->directory, target->name, &below);
     if (error != 0 && error != -ENOENT)
         return error;
@@ -74,20 +75,30 @@ int um_upper_target_reach_directory(struct um_upper *upper, struct um_upper_targ
     return error;
 }
 
+void um_upper_target_changed(struct um_upper_target *target)
+{
+    target->looked = false;
+}
+
 int um_upper_target_reach(struct um_upper *upper, struct um_upper_target *target)
 {
     struct um_upper_reached reached = {0};
     struct stat status;
+    struct um_upper_seen seen = target->hit.seen;
     int error = um_upper_target_reach_directory(upper, target);
-    if (error == 0)
+    if (error == 0 && !target->looked) {
         error = um_upper_reach_name(upper, target->fd, target->name, &reached);
-    if (error == 0)
-        error = um_upper_reached_classify(&reached, !target->directory->unmarked, &target->found,
-                                          &status);
-    if (error == 0)
-        target->object = target->found != UM_UPPER_FOUND_NOTHING &&
-                         um_upper_reached_stat(&reached, &status) == 0;
-    return error;
+        if (error == 0)
+            error = um_upper_reached_classify(&reached, !target->directory->unmarked, &seen.found,
+                                              &status);
+        seen.object = error == 0 && status.st_mode != 0;
+    }
+    target->looked = false; /* whoever asks again has changed it */
+    if (error != 0)
+        return error;
+    target->found = seen.found;
+    target->object = seen.object;
+    return 0;
 }
 
 void um_upper_target_close(struct um_upper *upper, struct um_upper_target *target)

@@ -10,7 +10,6 @@
 #ifndef UM_UPPER_TARGET_H
 #define UM_UPPER_TARGET_H
 
-#include "upper/marks.h"
 #include "upper/rule.h"
 
 struct um_upper_target {
@@ -20,6 +19,7 @@ struct um_upper_target {
     bool shown;                 /* the mount shows something there: */
     struct um_upper_hit hit;
     bool below, below_directory; /* the lower tree shows something there; a directory */
+    bool looked; /* `hit.seen` is what stands there on disk still */
     /* Once it is reached: */
     int fd;               /* of the directory in the upper, O_PATH; -1 before */
     struct um_fd_use use; /* the use of that descriptor */
@@ -36,10 +36,13 @@ int um_upper_target_open(struct um_upper *upper, uint64_t directory, const char 
 int um_upper_target_open_directory(struct um_upper *upper, uint64_t directory,
                                    struct um_upper_target *target);
 
-/* [w] Reach a target: copy its directory up and look at what stands there on disk. To be called again when
- * that changed. The second fills `fd` only. */
+/* [w] Reach a target: copy its directory up and look at what stands there on disk. That was seen already when
+ * the target was opened, if the directory was in the upper: then it is not asked again, unless others reach
+ * the upper. To be called again when it changed. The second fills `fd` only. */
 int um_upper_target_reach(struct um_upper *upper, struct um_upper_target *target);
 int um_upper_target_reach_directory(struct um_upper *upper, struct um_upper_target *target);
+/* Say that something was copied up since the target was opened, which may have got names in its directory. */
+void um_upper_target_changed(struct um_upper_target *target);
 
 void um_upper_target_close(struct um_upper *upper, struct um_upper_target *target);
 
