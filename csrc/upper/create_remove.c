@@ -16,11 +16,11 @@
 /* ---- making ---------------------------------------------------------------------------------- */
 
 /* Set mode and group of a new object as inode_init_owner() and mode_strip_sgid() of the kernel do. */
-static void apply_setgid(const struct um_attr *directory, const struct um_upper_maker *maker,
-                         struct um_upper_new_object *wanted)
+static void apply_setgid(const struct um_upper_heritage *directory,
+                         const struct um_upper_maker *maker, struct um_upper_new_object *wanted)
 {
     const uint32_t executable = S_ISGID | S_IXGRP;
-    if (!(directory->mode & S_ISGID))
+    if (!directory->setgid)
         return;
     wanted->gid = directory->gid;
     if (S_ISDIR(wanted->mode))
@@ -29,25 +29,54 @@ static void apply_setgid(const struct um_attr *directory, const struct um_upper_
         wanted->mode &= ~(uint32_t)S_ISGID;
 }
 
+/* Find out what new objects get from a directory. The ACL is asked for where it is needed. */
+static int find_heritage(struct um_upper *upper, const struct um_upper_target *target,
+                         bool need_acl, struct um_attr *attr, bool *acl)
+{
+    struct um_upper_reached reached = {0};
+    *acl = false;
+    int error = um_upper_node_attr(upper, target->directory, attr);
+    if (error != 0 || !need_acl || upper->flags & UM_UPPER_NO_ACLS)
+        return error;
+    error = um_upper_reach_name(upper, target->fd, (struct um_slice){0}, &reached);
+    int inherits = error ? error : um_upper_has_default_acl(&reached);
+    *acl = inherits > 0;
+    return inherits < 0 ? inherits : 0;
+}
+
+/* As find_heritage, from memory where nobody else can have changed it. */
+static int learn_heritage(struct um_upper *upper, const struct um_upper_target *target,
+                          bool need_acl, struct um_upper_heritage *heritage)
+{
+    struct um_attr attr;
+    bool remembered = !(upper->flags & UM_UPPER_OPEN);
+    *heritage = target->directory->heritage;
+    if (heritage->known)
+        return 0;
+    int error = find_heritage(upper, target, remembered || need_acl, &attr, &heritage->acl);
+    if (error != 0)
+        return error;
+    heritage->setgid = attr.mode & S_ISGID;
+    heritage->gid = attr.gid;
+    heritage->known = remembered;
+    target->directory->heritage = *heritage;
+    return 0;
+}
+
 static int find_owner(struct um_upper *upper, struct um_upper_target *target,
                       const struct um_upper_maker *maker, struct um_upper_new_object *wanted)
 {
-    struct um_attr attr;
-    struct um_upper_reached reached = {0};
-    int error = um_upper_node_attr(upper, target->directory, &attr);
+    struct um_upper_heritage heritage;
+    bool masked = maker->umask != 0 && !S_ISLNK(wanted->mode);
+    int error = learn_heritage(upper, target, masked, &heritage);
     if (error != 0)
         return error;
-    apply_setgid(&attr, maker, wanted);
+    apply_setgid(&heritage, maker, wanted);
     if (wanted->uid == UM_ID_NONE || wanted->gid == UM_ID_NONE)
         return -EOVERFLOW;
-    if (maker->umask == 0 || S_ISLNK(wanted->mode))
-        return 0;
-    error = um_upper_reach_name(upper, target->fd, (struct um_slice){0}, &reached);
-    bool obeys = !(upper->flags & UM_UPPER_NO_ACLS);
-    int inherits = error ? error : obeys ? um_upper_has_default_acl(&reached) : 0;
-    if (inherits == 0)
+    if (masked && !heritage.acl)
         wanted->mode &= ~(maker->umask & 0777);
-    return inherits < 0 ? inherits : 0;
+    return 0;
 }
 
 /* Finish an object that was made in the work directory. A directory hides what is below its name. */
@@ -95,10 +124,16 @@ static int make_over_whiteout(struct um_upper *upper, struct um_upper_target *ta
     return error;
 }
 
+static bool has_no_acl(const struct um_upper_node *directory)
+{
+    return directory->heritage.known && !directory->heritage.acl;
+}
+
 static int make_at(struct um_upper *upper, struct um_upper_target *target,
                    struct um_upper_new_object *wanted, const char *link,
                    const struct um_upper_maker *maker, struct um_attr *attr)
 {
+    struct um_upper_fresh fresh = {0};
     if (target->shown)
         return -EEXIST;
     int error = um_upper_target_reach(upper, target);
@@ -109,12 +144,13 @@ static int make_at(struct um_upper *upper, struct um_upper_target *target,
     if (target->found == UM_UPPER_FOUND_WHITEOUT || target->below_directory)
         error = make_over_whiteout(upper, target, wanted, link);
     else
-        error = um_upper_make(upper, target->fd, target->text, wanted, link, true);
+        error = um_upper_make_fresh(upper, target->fd, target->text, wanted, link,
+                                    has_no_acl(target->directory), &fresh);
     if (error != 0)
         return error;
     if (S_ISDIR(wanted->mode))
         um_upper_node_add_subdirectories(target->directory, 1);
-    return um_upper_target_made(upper, target, attr);
+    return um_upper_target_made(upper, target, &fresh, attr);
 }
 
 static int make(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size,
@@ -238,7 +274,7 @@ static int link_record(struct um_upper *upper, struct um_upper_node *node,
     if (error != 0)
         return error;
     node->gone = node->linkable = false;
-    return um_upper_target_made(upper, target, attr);
+    return um_upper_target_made(upper, target, NULL, attr);
 }
 
 int um_upper_link(struct um_upper *upper, uint64_t number, uint64_t directory, const char *name,

@@ -108,6 +108,7 @@ static int need_nameless(struct um_upper *upper, int fd, struct um_upper_node **
     (*node)->fd = fd;
     (*node)->writable = (*node)->gone = (*node)->linkable = true;
     (*node)->capable = false;
+    (*node)->incapable = true;
     return 0;
 }
 

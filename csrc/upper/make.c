@@ -120,79 +120,134 @@ static int create(int fd, const char *name, uint32_t type, uint32_t bits,
     }
 }
 
+/* How an object is made, and what comes of it. */
+struct making {
+    int fd; /* the directory whose default ACL applies to it, if any does */
+    const struct um_upper_new_object *wanted;
+    uint32_t bits;     /* the permissions that it was created with */
+    bool inherit;      /* a default ACL has an effect */
+    bool no_acl;       /* there is none */
+    struct stat status; /* on disk, as it was created, but for owner and mode */
+    bool touched;      /* it was changed since */
+    bool overridden;   /* it has an override_stat */
+    bool restat;       /* *status is wanted afterwards */
+};
+
 static int finish_symlink(struct um_upper *upper, struct um_upper_reached *made,
-                          const struct stat *status, const struct um_upper_new_object *wanted)
+                          struct making *making)
 {
-    bool shows = status->st_uid == wanted->uid && status->st_gid == wanted->gid;
-    return shows ? 0 : um_upper_object_chown_symlink(upper, made, wanted->uid, wanted->gid);
+    const struct um_upper_new_object *wanted = making->wanted;
+    making->touched = making->status.st_uid != wanted->uid || making->status.st_gid != wanted->gid;
+    return making->touched ? um_upper_object_chown_symlink(upper, made, wanted->uid, wanted->gid)
+                           : 0;
 }
 
-/* Find the permissions that a new object, created with `bits`, shall show: those asked for, or what an
- * inherited ACL left of them. The umask of this process has no effect. */
-static int settle_mode(const struct um_upper *upper, int fd, struct um_upper_reached *made,
-                       const struct stat *status, uint32_t mode, uint32_t bits, bool inherit,
-                       uint32_t *settled)
+/* Find the permissions that a new object shall show: those asked for, or what an inherited ACL left of them.
+ * The umask of this process has no effect. */
+static int settle_mode(const struct um_upper *upper, struct um_upper_reached *made,
+                       const struct making *making, uint32_t *settled)
 {
     struct um_upper_reached directory;
     um_autofree uint8_t *acl = NULL;
     size_t size;
+    uint32_t mode = making->wanted->mode;
     *settled = mode & 07777;
-    if (inherit && (status->st_mode & 0777) == bits && bits == (mode & 0777))
+    if (making->no_acl || (making->inherit && (making->status.st_mode & 0777) == making->bits &&
+                           making->bits == (mode & 0777)))
         return 0;
-    int error = um_upper_reach_name(upper, fd, (struct um_slice){0}, &directory);
+    int error = um_upper_reach_name(upper, making->fd, (struct um_slice){0}, &directory);
     if (error == 0)
         error = read_default_acl(&directory, &acl, &size);
     if (error != 0 || size == 0)
         return error;
-    if (!inherit)
-        return um_upper_strip_acls(made, status->st_mode);
+    if (!making->inherit)
+        return um_upper_strip_acls(made, making->status.st_mode);
     /* The ACL on disk has the same entries; what it grants follows the mode. */
     return um_acl_inherit(acl, size, settled) < 0 ? -EIO : 0;
 }
 
-/* Give a new object its owner and mode, on disk or in override_stat. */
-static int finish(struct um_upper *upper, int fd, struct um_upper_reached *made,
-                  const struct um_upper_new_object *wanted, uint32_t created, bool inherit)
+/* Give a new object its owner and mode on disk. */
+static int settle_disk(struct um_upper_reached *made, struct making *making, bool chown,
+                       const struct um_override *shown, uint32_t bits)
 {
-    struct stat status;
+    struct stat *status = &making->status;
+    int error = 0;
+    if (chown && (status->st_uid != shown->uid || status->st_gid != shown->gid)) {
+        making->touched = true;
+        error = um_upper_reached_chown(made, shown->uid, shown->gid);
+        status->st_uid = shown->uid;
+        status->st_gid = shown->gid;
+    }
+    if (error == 0 && (status->st_mode & 07777) != bits) {
+        making->touched = true;
+        error = um_upper_reached_chmod(made, bits);
+    }
+    status->st_mode = (status->st_mode & S_IFMT) | bits;
+    return error;
+}
+
+/* Give a new object its owner and mode, on disk or in override_stat. */
+static int finish(struct um_upper *upper, struct um_upper_reached *made, struct making *making)
+{
+    const struct um_upper_new_object *wanted = making->wanted;
+    struct stat *status = &making->status;
     struct um_override shown = {.uid = wanted->uid,
                                 .gid = wanted->gid,
                                 .type = wanted->mode & S_IFMT,
                                 .major = wanted->major,
                                 .minor = wanted->minor};
-    int error = um_upper_reached_stat(made, &status);
+    int error = um_upper_reached_stat(made, status);
     if (error != 0)
         return error;
-    if (S_ISLNK(status.st_mode))
-        return finish_symlink(upper, made, &status, wanted);
-    error = settle_mode(upper, fd, made, &status, wanted->mode, created, inherit, &shown.mode);
-    bool keep = makes_overridden(upper, status.st_mode & S_IFMT, wanted);
-    if (error == 0 && !keep && (status.st_uid != shown.uid || status.st_gid != shown.gid)) {
-        error = um_upper_reached_chown(made, shown.uid, shown.gid);
-        status.st_uid = shown.uid;
-        status.st_gid = shown.gid;
-    }
-    uint32_t bits = keep ? um_upper_overridden_bits(status.st_mode, shown.mode) : shown.mode;
-    if (error == 0 && (status.st_mode & 07777) != bits)
-        error = um_upper_reached_chmod(made, bits);
-    status.st_mode = (status.st_mode & S_IFMT) | bits;
-    return error ? error : um_upper_object_set_override(upper, made, &status, &shown, false);
+    if (S_ISLNK(status->st_mode))
+        return finish_symlink(upper, made, making);
+    error = settle_mode(upper, made, making, &shown.mode);
+    if (error != 0)
+        return error;
+    bool keep = makes_overridden(upper, status->st_mode & S_IFMT, wanted);
+    uint32_t bits = keep ? um_upper_overridden_bits(status->st_mode, shown.mode) : shown.mode;
+    error = settle_disk(made, making, !keep, &shown, bits);
+    if (error != 0)
+        return error;
+    making->overridden = um_upper_object_needs_override(upper, status, &shown);
+    return um_upper_object_set_override(upper, made, status, &shown, false);
+}
+
+static int make(struct um_upper *upper, const char *name, const char *target, struct making *making)
+{
+    struct um_upper_reached made;
+    uint32_t type = type_on_disk(upper, making->wanted);
+    making->bits = first_bits(upper, type, making->wanted);
+    making->inherit = making->inherit && obeys_acls(upper);
+    int error = um_upper_reach_name(upper, making->fd, um_slice_text(name), &made);
+    if (error == 0)
+        error = create(making->fd, name, type, making->bits, making->wanted, target);
+    if (error != 0)
+        return error;
+    error = finish(upper, &made, making);
+    if (error == 0 && making->restat && making->touched && !making->overridden)
+        error = um_upper_reached_stat(&made, &making->status);
+    if (error != 0)
+        unlinkat(making->fd, name, S_ISDIR(type) ? AT_REMOVEDIR : 0);
+    return error;
 }
 
 int um_upper_make(struct um_upper *upper, int fd, const char *name,
                   const struct um_upper_new_object *wanted, const char *target, bool inherit)
 {
-    struct um_upper_reached made;
-    uint32_t type = type_on_disk(upper, wanted);
-    uint32_t bits = first_bits(upper, type, wanted);
-    int error = um_upper_reach_name(upper, fd, um_slice_text(name), &made);
-    if (error == 0)
-        error = create(fd, name, type, bits, wanted, target);
-    if (error != 0)
-        return error;
-    error = finish(upper, fd, &made, wanted, bits, inherit && obeys_acls(upper));
-    if (error != 0)
-        unlinkat(fd, name, S_ISDIR(type) ? AT_REMOVEDIR : 0);
+    struct making making = {.fd = fd, .wanted = wanted, .inherit = inherit};
+    return make(upper, name, target, &making);
+}
+
+int um_upper_make_fresh(struct um_upper *upper, int fd, const char *name,
+                        const struct um_upper_new_object *wanted, const char *target, bool no_acl,
+                        struct um_upper_fresh *fresh)
+{
+    struct making making = {
+        .fd = fd, .wanted = wanted, .inherit = true, .no_acl = no_acl, .restat = true};
+    int error = make(upper, name, target, &making);
+    fresh->status = making.status;
+    fresh->complete = error == 0 && !making.overridden && !(upper->flags & UM_UPPER_OPEN);
     return error;
 }
 
@@ -200,13 +255,16 @@ int um_upper_make_nameless(struct um_upper *upper, int fd, const struct um_upper
                            int *made)
 {
     struct um_upper_reached reached;
-    uint32_t bits = first_bits(upper, S_IFREG, wanted);
-    *made = um_open_beneath(fd, ".", O_TMPFILE | O_RDWR | um_upper_noatime(upper), bits);
+    struct making making = {.fd = fd,
+                            .wanted = wanted,
+                            .bits = first_bits(upper, S_IFREG, wanted),
+                            .inherit = obeys_acls(upper)};
+    *made = um_open_beneath(fd, ".", O_TMPFILE | O_RDWR | um_upper_noatime(upper), making.bits);
     if (*made < 0)
         return *made;
     int error = um_upper_reach_name(upper, *made, (struct um_slice){0}, &reached);
     if (error == 0)
-        error = finish(upper, fd, &reached, wanted, bits, obeys_acls(upper));
+        error = finish(upper, &reached, &making);
     if (error != 0)
         close(*made);
     return error;

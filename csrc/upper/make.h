@@ -22,6 +22,21 @@ struct um_upper_new_object {
 int um_upper_make(struct um_upper *upper, int fd, const char *name,
                   const struct um_upper_new_object *wanted, const char *target, bool inherit);
 
+/* What is known of an object that was just made at a name in the upper. */
+struct um_upper_fresh {
+    struct stat status;
+    /* *status is on disk still, and says all: a new object has no marks, no override_stat (none was needed)
+     * and no capability. The xattrs that a new object may have on a disk, an inherited ACL and the label of a
+     * security module, show in *status or mean nothing here. */
+    bool complete;
+};
+
+/* As um_upper_make with `inherit`, and say what is known of the object afterwards. `no_acl`: the directory has
+ * no default ACL. */
+int um_upper_make_fresh(struct um_upper *upper, int fd, const char *name,
+                        const struct um_upper_new_object *wanted, const char *target, bool no_acl,
+                        struct um_upper_fresh *fresh);
+
 /* Make an empty file without a name in the directory `fd`, whose default ACL applies. *made is open for
  * reading and writing, and belongs to the caller. -EOPNOTSUPP where the file system has no such files. */
 int um_upper_make_nameless(struct um_upper *upper, int fd, const struct um_upper_new_object *wanted,

@@ -14,6 +14,14 @@
 
 #include "upper/state.h"
 
+/* What new objects in a directory get from it. */
+struct um_upper_heritage {
+    bool known;
+    bool setgid; /* its group, and directories the bit */
+    bool acl;    /* a default ACL */
+    uint32_t gid;
+};
+
 struct um_upper_node {
     uint64_t number;
     struct um_upper_node *parent; /* with `name` its place; NULL: the root, or no place is known */
@@ -34,6 +42,7 @@ struct um_upper_node {
     bool ours; /* a file that shows what the daemon says: on disk nobody else owns it */
     bool synced; /* a file in the upper: that it is there, and has data of its own, is durable */
     bool listed; /* a directory: the tree's cookies of what it continues were given out */
+    bool incapable; /* a file that was made since the mount and never got a capability */
     bool unmarked; /* a directory that was made since the mount: it has no whiteouts `.wh.NAME` */
     /* Of a directory, the number of the lower one that it continues; of a file in the upper, that of the
      * lower file that it is a copy of; 0 for none. Of a file that is not in the upper, its own. */
@@ -43,6 +52,9 @@ struct um_upper_node {
     uint64_t
         data; /* of a file in the upper whose data still is that of a lower file, its number; else 0 */
     uint32_t nlink; /* of a directory; 0: to be counted */
+    /* Of a directory in an upper that nobody else reaches. Everything that changes owner, mode or xattrs of
+     * a directory goes by its node (upper/setattr.c, upper/xattr.c), and forgets it. */
+    struct um_upper_heritage heritage;
 };
 
 /* Values of a node's `data` that are no number: the data is nowhere; there is none, only its mark. */

@@ -146,12 +146,18 @@ static int remove_override(const struct um_upper *upper, const struct um_upper_r
     return um_upper_reached_removexattr(reached, um_upper_stat_xattr(upper));
 }
 
+bool um_upper_object_needs_override(const struct um_upper *upper, const struct stat *status,
+                                    const struct um_override *shown)
+{
+    bool always = (upper->flags & UM_UPPER_STAT) && um_upper_takes_user_xattrs(status->st_mode);
+    return always || !disk_shows(status, shown);
+}
+
 int um_upper_object_set_override(const struct um_upper *upper, struct um_upper_reached *reached,
                                  const struct stat *status, const struct um_override *shown,
                                  bool had)
 {
-    bool always = (upper->flags & UM_UPPER_STAT) && um_upper_takes_user_xattrs(status->st_mode);
-    if (always || !disk_shows(status, shown))
+    if (um_upper_object_needs_override(upper, status, shown))
         return put_override(upper, reached, shown);
     int error = had ? remove_override(upper, reached) : 0;
     return error == -ENODATA ? 0 : error;

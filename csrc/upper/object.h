@@ -45,6 +45,10 @@ int um_upper_object_set_override(const struct um_upper *upper, struct um_upper_r
                                  const struct stat *status, const struct um_override *shown,
                                  bool had);
 
+/* Whether an object whose stat on disk is *status needs an override_stat to show *shown. */
+bool um_upper_object_needs_override(const struct um_upper *upper, const struct stat *status,
+                                    const struct um_override *shown);
+
 /* Whether all files and directories of this upper are overridden: UM_UPPER_OVERRIDE, UM_UPPER_STAT. */
 bool um_upper_overrides(const struct um_upper *upper);
 

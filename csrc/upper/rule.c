@@ -308,6 +308,25 @@ static int directory_hit(struct um_upper *upper, struct um_upper_node *directory
     return directory_links(upper, reached, status, hit->lower, &hit->attr.nlink);
 }
 
+int um_upper_hit_fresh(struct um_upper *upper, const struct um_upper_fresh *fresh,
+                       struct um_upper_hit *hit)
+{
+    const struct stat *status = &fresh->status;
+    struct um_upper_reached unasked = {.fd = -1, .plain = true};
+    *hit = (struct um_upper_hit){.directory = S_ISDIR(status->st_mode),
+                                 .in_upper = true,
+                                 .ino = status->st_ino,
+                                 .plain = !um_upper_overrides(upper),
+                                 .ours = um_upper_believes(upper, status),
+                                 .incapable = S_ISREG(status->st_mode)};
+    int error = um_upper_object_attr(upper, &unasked, status, &hit->attr);
+    if (error == 0)
+        error = um_upper_number(upper, status, &hit->attr.node);
+    if (hit->directory && hit->attr.nlink < 2)
+        hit->attr.nlink = 2; /* btrfs says 1 */
+    return error;
+}
+
 /* Find a name in the upper: 0; -ENOENT it is hidden; 1 the upper has nothing there. */
 static int find_above(struct um_upper *upper, struct um_upper_node *directory, struct um_slice name,
                       struct um_upper_hit *hit)
@@ -434,10 +453,14 @@ void um_upper_node_update(struct um_upper *upper, struct um_upper_node *node,
         if (node->directory) /* it was exchanged on disk: the descriptor of the old one is not used any more */
             um_fd_cache_drop(upper->directories, node->number);
         node->ino = hit->ino;
+        node->incapable = false;
+        node->heritage.known = false;
     }
     bool seen = hit->in_upper && hit->ino != 0; /* the object itself was looked at */
     if (seen)
         node->capable = hit->capable;
+    if (seen && hit->incapable)
+        node->incapable = true;
     if (hit->directory) {
         node->nlink = hit->in_upper ? hit->attr.nlink : 0;
     } else if (seen) {

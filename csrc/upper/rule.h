@@ -11,6 +11,7 @@
 #ifndef UM_UPPER_RULE_H
 #define UM_UPPER_RULE_H
 
+#include "upper/make.h"
 #include "upper/marks.h"
 
 /* An inode that was found: its attributes, and what a node of it is made of. */
@@ -21,6 +22,7 @@ struct um_upper_hit {
     uint64_t ino;              /* in the upper */
     uint64_t data;             /* as of a node */
     bool plain, capable, ours; /* likewise */
+    bool incapable;            /* likewise, where it is certain */
     struct um_slice name;      /* of a lower file: lives as long as the tree */
     struct um_upper_seen seen; /* in the upper; set by um_upper_find, also where it finds nothing */
 };
@@ -36,6 +38,11 @@ int um_upper_find_lower(struct um_upper *upper, const struct um_upper_node *dire
 
 /* [w] What is found where the upper has nothing and the lower tree shows this entry. */
 int um_upper_hit_lower(struct um_upper *upper, const struct um_tree_entry *entry,
+                       struct um_upper_hit *hit);
+
+/* [w] What is found where an object was just made of which everything is known (`complete`). The lower tree
+ * shows no directory there. */
+int um_upper_hit_fresh(struct um_upper *upper, const struct um_upper_fresh *fresh,
                        struct um_upper_hit *hit);
 
 /* [w] The attributes of a node. */

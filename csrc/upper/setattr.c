@@ -109,6 +109,8 @@ static int change(struct um_upper *upper, struct um_upper_node *node,
         error = um_upper_node_drop_capability(upper, node);
     if (error == 0)
         error = um_upper_reach(upper, node, &reached);
+    if (changes->which & (UM_UPPER_SET_UID | UM_UPPER_SET_GID | UM_UPPER_SET_MODE))
+        node->heritage.known = false;
     if (error == 0)
         error = apply(upper, node, &reached, changes);
     if (error == 0 && reached.capable)

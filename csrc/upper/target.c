@@ -112,9 +112,11 @@ void um_upper_target_close(struct um_upper *upper, struct um_upper_target *targe
 }
 
 int um_upper_target_made(struct um_upper *upper, struct um_upper_target *target,
-                         struct um_attr *attr)
+                         const struct um_upper_fresh *fresh, struct um_attr *attr)
 {
-    int error = um_upper_find_counted(upper, target->directory, target->name, &target->hit);
+    int error = fresh != NULL && fresh->complete
+                    ? um_upper_hit_fresh(upper, fresh, &target->hit)
+                    : um_upper_find_counted(upper, target->directory, target->name, &target->hit);
     if (error == 0)
         error = um_upper_count_lookup(upper, target->directory, target->name, &target->hit);
     if (error == 0)

@@ -46,9 +46,10 @@ void um_upper_target_changed(struct um_upper_target *target);
 
 void um_upper_target_close(struct um_upper *upper, struct um_upper_target *target);
 
-/* [w] Count a lookup of what was made at a target; *attr is what it shows. */
+/* [w] Count a lookup of what was made at a target; *attr is what it shows. `fresh` is what is known of it already;
+ * NULL: nothing. */
 int um_upper_target_made(struct um_upper *upper, struct um_upper_target *target,
-                         struct um_attr *attr);
+                         const struct um_upper_fresh *fresh, struct um_attr *attr);
 
 /* ---- removing -------------------------------------------------------------------------------- */
 

@@ -48,9 +48,15 @@ static int source_of(struct um_upper *upper, const struct um_upper_node *node,
     return source->lower == 0 ? -ESTALE : 0;
 }
 
-static int find_source(struct um_upper *upper, uint64_t number, struct source *source)
+/* Find where an inode's xattrs are, of which `name` is wanted (NULL: all). -ENODATA where it is known not to have
+ * that one: the kernel asks for the capability of each new file before the first write to it. */
+static int find_source(struct um_upper *upper, uint64_t number, const struct wanted *name,
+                       struct source *source)
 {
     const struct um_upper_node *node = um_upper_node_find(upper, number);
+    *source = (struct source){0};
+    if (node != NULL && node->incapable && name && strcmp(name->stored, UM_CAPABILITY) == 0)
+        return -ENODATA;
     if (node != NULL)
         return source_of(upper, node, source);
     *source = (struct source){.lower = number};
@@ -163,7 +169,7 @@ int64_t um_upper_getxattr(struct um_upper *upper, uint64_t number, const char *n
     if (error != 0)
         return error;
     pthread_rwlock_rdlock(&upper->lock);
-    error = find_source(upper, number, &source);
+    error = find_source(upper, number, &wanted, &source);
     int64_t result = error ? error : get(upper, &source, &wanted, value, size);
     pthread_rwlock_unlock(&upper->lock);
     um_upper_reached_close(&source.reached);
@@ -175,7 +181,7 @@ int64_t um_upper_listxattr(struct um_upper *upper, uint64_t number, char *names,
     um_autofree char *all = NULL;
     struct source source;
     pthread_rwlock_rdlock(&upper->lock);
-    int error = find_source(upper, number, &source);
+    int error = find_source(upper, number, NULL, &source);
     int64_t result = error ? error : read_names(upper, &source, &all);
     bool above = error == 0 && source.above;
     bool capable = result > 0 && has_capability(upper, &source);
@@ -228,6 +234,7 @@ static int set(struct um_upper *upper, struct um_upper_node *node, const struct 
     if (there == 0 && (flags & XATTR_REPLACE))
         return -ENODATA;
     int error = raise_spot(upper, node, &reached);
+    node->heritage.known = node->incapable = false;
     if (error == 0)
         error = (int)answer(
             um_upper_object_setxattr(upper, &reached, name->stored, value, size, flags));
@@ -247,6 +254,7 @@ static int remove_present(struct um_upper *upper, struct um_upper_node *node,
     if (there == 0) /* the kernel removes an ACL that is not there */
         return um_acl_is_name(um_slice_text(name->shown)) ? 0 : -ENODATA;
     int error = raise_spot(upper, node, &reached);
+    node->heritage.known = false;
     if (error == 0)
         error = (int)answer(um_upper_object_removexattr(upper, &reached, name->stored));
     um_upper_reached_close(&reached);
