@@ -171,6 +171,54 @@ static int metacopy_hit(struct um_upper *upper, const struct um_upper_node *dire
     return error;
 }
 
+int um_upper_hit_fresh(struct um_upper *upper, const struct um_upper_fresh *fresh,
+                       struct um_upper_hit *hit)
+{
+    const struct stat *status = &fresh->status;
+    struct um_upper_reached unasked = {.fd = -1, .plain = true};
+    *hit = (struct um_upper_hit){.directory = S_ISDIR(status->st_mode),
+                                 .in_upper = true,
+                                 .ino = status->st_ino,
+                                 .plain = !um_upper_overrides(upper),
+                                 .ours = um_upper_believes(upper, status),
+                                 .incapable = S_ISREG(status->st_mode)};
+    int error = um_upper_object_attr(upper, &unasked, status, &hit->attr);
+    if (error == 0)
+        error = um_upper_number(upper, status, &hit->attr.node);
+    if (hit->directory && hit->attr.nlink < 2)
+        hit->attr.nlink = 2; /* btrfs says 1 */
+    return error;
+}
+
+/* The node of an object that is no copy, continues nothing and has no xattr that means something here, as far
+ * as it was looked at before: then its stat is all that is to be asked. NULL: it has to be looked at. Nobody else
+ * reaches the upper, and the daemon's own changes of marks are in the node. The number of an inode is not used
+ * again while the node of a removed file keeps its descriptor. */
+static struct um_upper_node *known_node(struct um_upper *upper, const struct stat *status)
+{
+    uint64_t number;
+    if (upper->flags & UM_UPPER_OPEN || um_upper_number(upper, status, &number) != 0)
+        return NULL;
+    struct um_upper_node *node = um_upper_node_find(upper, number);
+    bool known = node != NULL && node->in_upper && !node->gone && node->plain && node->lower == 0 &&
+                 node->data == 0 && node->ino == status->st_ino &&
+                 node->directory == S_ISDIR(status->st_mode) &&
+                 (!node->directory || node->nlink != 0);
+    return known ? node : NULL;
+}
+
+static int known_hit(struct um_upper *upper, const struct um_upper_node *node,
+                     const struct stat *status, struct um_upper_hit *hit)
+{
+    const struct um_upper_fresh seen = {.status = *status};
+    int error = um_upper_hit_fresh(upper, &seen, hit);
+    hit->capable = node->capable;
+    hit->incapable = node->incapable;
+    if (node->directory && error == 0)
+        hit->attr.nlink = node->nlink;
+    return error;
+}
+
 static int file_hit(struct um_upper *upper, const struct um_upper_node *directory,
                     struct um_slice name, struct um_upper_reached *reached,
                     const struct stat *status, struct um_upper_hit *hit)
@@ -308,25 +356,6 @@ static int directory_hit(struct um_upper *upper, struct um_upper_node *directory
     return directory_links(upper, reached, status, hit->lower, &hit->attr.nlink);
 }
 
-int um_upper_hit_fresh(struct um_upper *upper, const struct um_upper_fresh *fresh,
-                       struct um_upper_hit *hit)
-{
-    const struct stat *status = &fresh->status;
-    struct um_upper_reached unasked = {.fd = -1, .plain = true};
-    *hit = (struct um_upper_hit){.directory = S_ISDIR(status->st_mode),
-                                 .in_upper = true,
-                                 .ino = status->st_ino,
-                                 .plain = !um_upper_overrides(upper),
-                                 .ours = um_upper_believes(upper, status),
-                                 .incapable = S_ISREG(status->st_mode)};
-    int error = um_upper_object_attr(upper, &unasked, status, &hit->attr);
-    if (error == 0)
-        error = um_upper_number(upper, status, &hit->attr.node);
-    if (hit->directory && hit->attr.nlink < 2)
-        hit->attr.nlink = 2; /* btrfs says 1 */
-    return error;
-}
-
 /* Find a name in the upper: 0; -ENOENT it is hidden; 1 the upper has nothing there. */
 static int find_above(struct um_upper *upper, struct um_upper_node *directory, struct um_slice name,
                       struct um_upper_hit *hit)
@@ -342,14 +371,18 @@ static int find_above(struct um_upper *upper, struct um_upper_node *directory, s
     if (error == 0)
         error = um_upper_reached_classify(&reached, !directory->unmarked, &found, &status);
     hit->in_upper = true;
-    if (error == 0)
-        hit->seen = (struct um_upper_seen){true, status.st_mode != 0, found};
-    if (error == 0 && found == UM_UPPER_FOUND_FILE)
+    const struct um_upper_seen seen = {error == 0, error == 0 && status.st_mode != 0, found};
+    bool object = error == 0 && (found == UM_UPPER_FOUND_FILE || found == UM_UPPER_FOUND_DIRECTORY);
+    const struct um_upper_node *known = object ? known_node(upper, &status) : NULL;
+    if (known != NULL)
+        error = known_hit(upper, known, &status, hit);
+    else if (error == 0 && found == UM_UPPER_FOUND_FILE)
         error = file_hit(upper, directory, name, &reached, &status, hit);
     else if (error == 0 && found == UM_UPPER_FOUND_DIRECTORY)
         error = directory_hit(upper, directory, name, &reached, &status, hit);
     else if (error == 0)
         error = found == UM_UPPER_FOUND_NOTHING ? 1 : -ENOENT;
+    hit->seen = seen;
     um_fd_cache_release(upper->directories, &use);
     return error;
 }
