@@ -124,16 +124,47 @@ static int make_over_whiteout(struct um_upper *upper, struct um_upper_target *ta
     return error;
 }
 
+/* Let the nodes follow what was made on disk. */
+static int made(struct um_upper *upper, struct um_upper_target *target, bool directory,
+                const struct um_upper_fresh *fresh, struct um_attr *attr)
+{
+    if (directory)
+        um_upper_node_add_subdirectories(target->directory, 1);
+    int error = um_upper_target_made(upper, target, fresh, attr);
+    if (error == 0 && fresh->fd >= 0)
+        um_upper_node_keep(upper, um_upper_node_find(upper, attr->node), fresh->fd);
+    else if (fresh->fd >= 0)
+        close(fresh->fd);
+    return error;
+}
+
 static bool has_no_acl(const struct um_upper_node *directory)
 {
     return directory->heritage.known && !directory->heritage.acl;
+}
+
+/* Make an object at a name without asking first whether there is one: the disk says that, too, and the kernel's
+ * FUSE has just looked the name up. -EEXIST where something stands there, and also where it has to be looked at
+ * for another reason. */
+static int make_unseen(struct um_upper *upper, struct um_upper_target *target,
+                       struct um_upper_new_object wanted, const char *link,
+                       const struct um_upper_maker *maker, struct um_attr *attr)
+{
+    struct um_upper_fresh fresh = {.fd = -1};
+    if (!um_upper_target_is_upper_only(upper, target) ||
+        um_upper_target_reach_directory(upper, target) != 0 ||
+        find_owner(upper, target, maker, &wanted) != 0)
+        return -EEXIST;
+    int error = um_upper_make_fresh(upper, target->fd, target->text, &wanted, link,
+                                    has_no_acl(target->directory), &fresh);
+    return error ? error : made(upper, target, S_ISDIR(wanted.mode), &fresh, attr);
 }
 
 static int make_at(struct um_upper *upper, struct um_upper_target *target,
                    struct um_upper_new_object *wanted, const char *link,
                    const struct um_upper_maker *maker, struct um_attr *attr)
 {
-    struct um_upper_fresh fresh = {0};
+    struct um_upper_fresh fresh = {.fd = -1};
     if (target->shown)
         return -EEXIST;
     int error = um_upper_target_reach(upper, target);
@@ -146,11 +177,7 @@ static int make_at(struct um_upper *upper, struct um_upper_target *target,
     else
         error = um_upper_make_fresh(upper, target->fd, target->text, wanted, link,
                                     has_no_acl(target->directory), &fresh);
-    if (error != 0)
-        return error;
-    if (S_ISDIR(wanted->mode))
-        um_upper_node_add_subdirectories(target->directory, 1);
-    return um_upper_target_made(upper, target, &fresh, attr);
+    return error ? error : made(upper, target, S_ISDIR(wanted->mode), &fresh, attr);
 }
 
 static int make(struct um_upper *upper, uint64_t directory, const char *name, size_t name_size,
@@ -159,9 +186,14 @@ static int make(struct um_upper *upper, uint64_t directory, const char *name, si
 {
     struct um_upper_target target;
     pthread_rwlock_wrlock(&upper->lock);
-    int error = um_upper_target_open(upper, directory, name, name_size, &target);
+    int error = um_upper_target_open_unseen(upper, directory, name, name_size, &target);
     if (error == 0)
-        error = make_at(upper, &target, wanted, link, maker, attr);
+        error = make_unseen(upper, &target, *wanted, link, maker, attr);
+    if (error == -EEXIST) {
+        error = um_upper_target_look(upper, &target);
+        if (error == 0)
+            error = make_at(upper, &target, wanted, link, maker, attr);
+    }
     um_upper_target_close(upper, &target);
     pthread_rwlock_unlock(&upper->lock);
     return error;
@@ -314,7 +346,20 @@ static int exchange_with_whiteout(struct um_upper *upper, struct um_upper_target
     return error;
 }
 
-/* Remove a directory that shows nothing. It may still hold whiteouts. */
+static int check_empty(struct um_upper *upper, struct um_upper_target *target)
+{
+    struct um_upper_node *node;
+    int error = um_upper_node_add(upper, target->hit.attr.node, target->directory, target->name,
+                                  true, target->hit.in_upper, target->hit.lower, &node);
+    if (error != 0)
+        return error;
+    int empty = um_upper_is_empty(upper, node);
+    um_upper_node_unpin(upper, node);
+    return empty < 0 ? empty : empty ? 0 : -ENOTEMPTY;
+}
+
+/* Remove a directory that shows nothing. It may still hold whiteouts, which the disk does not tell from other
+ * entries. */
 static int remove_directory(struct um_upper *upper, struct um_upper_target *target)
 {
     char moved[UM_UPPER_WORK_NAME];
@@ -322,6 +367,9 @@ static int remove_directory(struct um_upper *upper, struct um_upper_target *targ
         return 0;
     if (errno != ENOTEMPTY && errno != EEXIST)
         return -errno;
+    int error = check_empty(upper, target);
+    if (error != 0)
+        return error;
     um_upper_work_name(upper, moved);
     if (renameat(target->fd, target->text, upper->work_fd, moved) != 0)
         return -errno;
@@ -341,16 +389,10 @@ static int remove_on_disk(struct um_upper *upper, struct um_upper_target *target
     return um_result(unlinkat(target->fd, target->text, 0));
 }
 
-static int check_empty(struct um_upper *upper, struct um_upper_target *target)
+/* Whether removing a directory tells whether it shows anything: all that it has is on disk. */
+static bool is_upper_only(const struct um_upper_target *target)
 {
-    struct um_upper_node *node;
-    int error = um_upper_node_add(upper, target->hit.attr.node, target->directory, target->name,
-                                  true, target->hit.in_upper, target->hit.lower, &node);
-    if (error != 0)
-        return error;
-    int empty = um_upper_is_empty(upper, node);
-    um_upper_node_unpin(upper, node);
-    return empty < 0 ? empty : empty ? 0 : -ENOTEMPTY;
+    return target->hit.in_upper && target->hit.lower == 0 && !target->below;
 }
 
 static int remove_target(struct um_upper *upper, struct um_upper_target *target, bool directory)
@@ -360,7 +402,7 @@ static int remove_target(struct um_upper *upper, struct um_upper_target *target,
         return -ENOENT;
     if (target->hit.directory != directory)
         return directory ? -ENOTDIR : -EISDIR;
-    int error = directory ? check_empty(upper, target) : 0;
+    int error = directory && !is_upper_only(target) ? check_empty(upper, target) : 0;
     if (error == 0)
         error = um_upper_target_reach(upper, target);
     if (error != 0)

@@ -54,21 +54,31 @@ static int open_above(struct um_upper *upper, struct um_upper_node *node, uint32
     return error;
 }
 
-static int open_record(struct um_upper *upper, struct um_upper_node *node, uint32_t flags)
+/* The kernel opens other types than files by itself. The type of an object in the upper stays, where nobody can
+ * put another one in its place. */
+static int check_type(struct um_upper *upper, struct um_upper_node *node)
 {
     struct um_attr attr;
     if (node->directory)
         return -EISDIR;
+    if (node->in_upper && node->regular && !(upper->flags & UM_UPPER_OPEN))
+        return 0;
     int error = um_upper_node_attr(upper, node, &attr);
-    if (error == 0 && !S_ISREG(attr.mode))
-        error = -EINVAL; /* the kernel opens other types by itself */
+    return error == 0 && !S_ISREG(attr.mode) ? -EINVAL : error;
+}
+
+static int open_record(struct um_upper *upper, struct um_upper_node *node, uint32_t flags)
+{
+    int error = check_type(upper, node);
     if (error == 0 && flags != 0)
         error = um_upper_node_copy_up(
             upper, node, flags & UM_UPPER_OPEN_TRUNCATE ? UM_UPPER_NEED_EMPTY : UM_UPPER_NEED_DATA);
     if (error == 0 && node->in_upper)
         error = open_above(upper, node, flags);
-    if (error == 0)
+    if (error == 0) {
         node->opens++;
+        node->kept = false;
+    }
     return error;
 }
 
@@ -78,8 +88,24 @@ void um_upper_node_close_unused(struct um_upper *upper, struct um_upper_node *no
         close(node->fd);
         node->fd = -1;
         node->writable = false;
+        node->kept = false;
     }
     um_upper_node_demote(upper, node);
+}
+
+void um_upper_node_keep(struct um_upper *upper, struct um_upper_node *node, int fd)
+{
+    uint64_t *place = &upper->kept[upper->next_kept++ % UM_UPPER_KEPT];
+    struct um_upper_node *old = um_upper_node_find(upper, *place);
+    if (old != NULL && old->kept) {
+        old->kept = false;
+        um_upper_node_close_unused(upper, old);
+    }
+    if (node->fd >= 0)
+        close(node->fd);
+    node->fd = fd;
+    node->writable = node->kept = true;
+    *place = node->number;
 }
 
 int um_upper_open_file(struct um_upper *upper, uint64_t number, uint32_t flags)
@@ -104,7 +130,7 @@ void um_upper_release(struct um_upper *upper, uint64_t number)
     struct um_upper_node *node = um_upper_node_find(upper, number);
     if (node != NULL && !node->directory && node->opens != 0) {
         if (--node->opens == 0)
-            last = um_upper_node_last_descriptor(node);
+            last = um_upper_node_take_descriptor(upper, node);
         um_upper_node_close_unused(upper, node);
         um_upper_node_drop_unused(upper, node);
     }

@@ -108,7 +108,7 @@ static int need_nameless(struct um_upper *upper, int fd, struct um_upper_node **
     (*node)->fd = fd;
     (*node)->writable = (*node)->gone = (*node)->linkable = true;
     (*node)->capable = false;
-    (*node)->incapable = true;
+    (*node)->regular = (*node)->incapable = true;
     return 0;
 }
 
@@ -253,8 +253,7 @@ uint64_t um_upper_forget(struct um_upper *upper, uint64_t number, uint64_t looku
     if (node != NULL) {
         node->lookups -= lookups < node->lookups ? lookups : node->lookups;
         left = node->lookups;
-        if (left == 0)
-            last = um_upper_node_last_descriptor(node);
+        last = um_upper_node_take_descriptor(upper, node);
         um_upper_node_drop_unused(upper, node);
     } else if (known != NULL && known->lookups > lookups) {
         known->lookups -= lookups;

@@ -100,6 +100,24 @@ static uint32_t first_bits(const struct um_upper *upper, uint32_t type,
                                                  : wanted->mode & 0777;
 }
 
+/* Create a file and open it: *opened stays -1 where it can't be opened. */
+static int create_file(const struct um_upper *upper, int fd, const char *name, uint32_t bits,
+                       int *opened)
+{
+    const int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
+    int got = um_open_beneath(fd, name, flags | um_upper_noatime(upper), bits);
+    if (got >= 0) {
+        *opened = got;
+        return 0;
+    }
+    if (got != -EPERM && got != -EMFILE && got != -ENFILE)
+        return got;
+    /* Where the disk gives new files to somebody else, O_NOATIME is refused when the file is there. */
+    if (got == -EPERM)
+        unlinkat(fd, name, 0);
+    return um_result(mknodat(fd, name, S_IFREG | bits, 0));
+}
+
 static int create(int fd, const char *name, uint32_t type, uint32_t bits,
                   const struct um_upper_new_object *wanted, const char *target)
 {
@@ -130,7 +148,9 @@ struct making {
     struct stat status; /* on disk, as it was created, but for owner and mode */
     bool touched;      /* it was changed since */
     bool overridden;   /* it has an override_stat */
-    bool restat;       /* *status is wanted afterwards */
+    bool restat;       /* `status` is wanted afterwards */
+    bool open;         /* a file is to be opened */
+    int opened;        /* its descriptor, or -1 */
 };
 
 static int finish_symlink(struct um_upper *upper, struct um_upper_reached *made,
@@ -220,22 +240,30 @@ static int make(struct um_upper *upper, const char *name, const char *target, st
     making->bits = first_bits(upper, type, making->wanted);
     making->inherit = making->inherit && obeys_acls(upper);
     int error = um_upper_reach_name(upper, making->fd, um_slice_text(name), &made);
-    if (error == 0)
+    if (error == 0 && type == S_IFREG && making->open)
+        error = create_file(upper, making->fd, name, making->bits, &making->opened);
+    else if (error == 0)
         error = create(making->fd, name, type, making->bits, making->wanted, target);
     if (error != 0)
         return error;
+    if (making->opened >= 0)
+        um_upper_reach_name(upper, making->opened, (struct um_slice){0}, &made);
     error = finish(upper, &made, making);
     if (error == 0 && making->restat && making->touched && !making->overridden)
         error = um_upper_reached_stat(&made, &making->status);
-    if (error != 0)
+    if (error != 0) {
         unlinkat(making->fd, name, S_ISDIR(type) ? AT_REMOVEDIR : 0);
+        if (making->opened >= 0)
+            close(making->opened);
+        making->opened = -1;
+    }
     return error;
 }
 
 int um_upper_make(struct um_upper *upper, int fd, const char *name,
                   const struct um_upper_new_object *wanted, const char *target, bool inherit)
 {
-    struct making making = {.fd = fd, .wanted = wanted, .inherit = inherit};
+    struct making making = {.fd = fd, .opened = -1, .wanted = wanted, .inherit = inherit};
     return make(upper, name, target, &making);
 }
 
@@ -243,11 +271,18 @@ int um_upper_make_fresh(struct um_upper *upper, int fd, const char *name,
                         const struct um_upper_new_object *wanted, const char *target, bool no_acl,
                         struct um_upper_fresh *fresh)
 {
-    struct making making = {
-        .fd = fd, .wanted = wanted, .inherit = true, .no_acl = no_acl, .restat = true};
+    bool private = !(upper->flags & UM_UPPER_OPEN);
+    struct making making = {.fd = fd,
+                            .wanted = wanted,
+                            .inherit = true,
+                            .no_acl = no_acl,
+                            .restat = private,
+                            .open = private && S_ISREG(wanted->mode),
+                            .opened = -1};
     int error = make(upper, name, target, &making);
     fresh->status = making.status;
-    fresh->complete = error == 0 && !making.overridden && !(upper->flags & UM_UPPER_OPEN);
+    fresh->complete = error == 0 && private && !making.overridden;
+    fresh->fd = making.opened;
     return error;
 }
 
@@ -256,6 +291,7 @@ int um_upper_make_nameless(struct um_upper *upper, int fd, const struct um_upper
 {
     struct um_upper_reached reached;
     struct making making = {.fd = fd,
+                            .opened = -1,
                             .wanted = wanted,
                             .bits = first_bits(upper, S_IFREG, wanted),
                             .inherit = obeys_acls(upper)};

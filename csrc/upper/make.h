@@ -29,6 +29,7 @@ struct um_upper_fresh {
      * and no capability. The xattrs that a new object may have on a disk, an inherited ACL and the label of a
      * security module, show in *status or mean nothing here. */
     bool complete;
+    int fd; /* of a regular file, for reading and writing; the caller's. -1: it was not opened */
 };
 
 /* As um_upper_make with `inherit`, and say what is known of the object afterwards. `no_acl`: the directory has

@@ -1,7 +1,5 @@
 #include "upper/nodes.h"
 
-#include <fcntl.h>
-
 /* In the table of nodes, which themselves do not move. */
 struct um_upper_node_entry {
     uint64_t number; /* 0: empty */
@@ -198,9 +196,13 @@ uint64_t um_upper_node_only_lower(const struct um_upper_node *node)
     return below ? node->lower : 0;
 }
 
-int um_upper_node_last_descriptor(const struct um_upper_node *node)
+int um_upper_node_take_descriptor(const struct um_upper *upper, struct um_upper_node *node)
 {
-    return node->gone && node->fd >= 0 ? fcntl(node->fd, F_DUPFD_CLOEXEC, 3) : -1;
+    int fd = node->fd;
+    if (!node->gone || is_kept(upper, node))
+        return -1;
+    node->fd = -1;
+    return fd;
 }
 
 void um_upper_node_add_subdirectories(struct um_upper_node *directory, int change)

@@ -42,6 +42,8 @@ struct um_upper_node {
     bool ours; /* a file that shows what the daemon says: on disk nobody else owns it */
     bool synced; /* a file in the upper: that it is there, and has data of its own, is durable */
     bool listed; /* a directory: the tree's cookies of what it continues were given out */
+    bool regular; /* a file in the upper that was seen, and shows a regular file */
+    bool kept; /* `fd` is open for whoever opens the file first (upper/file.h) */
     bool incapable; /* a file that was made since the mount and never got a capability */
     bool unmarked; /* a directory that was made since the mount: it has no whiteouts `.wh.NAME` */
     /* Of a directory, the number of the lower one that it continues; of a file in the upper, that of the
@@ -129,10 +131,10 @@ void um_upper_forget_place(struct um_upper *upper, uint64_t number,
  * NULL is allowed. */
 uint64_t um_upper_node_only_lower(const struct um_upper_node *directory);
 
-/* [r] Another descriptor of a file without a name, for a caller who may drop the node: closing the last one
- * takes as long as the disk takes to free the data, so it is done without the lock. -1 where that is not
- * needed. */
-int um_upper_node_last_descriptor(const struct um_upper_node *node);
+/* [w] Take the descriptor of a file without a name out of its node, which nothing else keeps: closing the last
+ * one takes as long as the disk takes to free the data, so the caller does it without the lock. -1 where there is
+ * none, or the node is kept. */
+int um_upper_node_take_descriptor(const struct um_upper *upper, struct um_upper_node *node);
 
 /* [w] The number of subdirectories of a directory changed. */
 void um_upper_node_add_subdirectories(struct um_upper_node *directory, int change);

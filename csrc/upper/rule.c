@@ -498,6 +498,7 @@ void um_upper_node_update(struct um_upper *upper, struct um_upper_node *node,
         node->nlink = hit->in_upper ? hit->attr.nlink : 0;
     } else if (seen) {
         node->data = hit->data;
+        node->regular = S_ISREG(hit->attr.mode);
         node->ours = hit->ours;
     }
 }

@@ -51,6 +51,7 @@ struct um_upper_redirects;  /* upper/redirects.c */
 struct um_upper_link_count; /* upper/shown_names.c */
 
 #define UM_UPPER_SESSION_ROOM 24
+#define UM_UPPER_KEPT 8u /* descriptors of new files: of some that are made side by side */
 
 struct um_upper {
     struct um_tree *tree;  /* borrowed, as are the descriptors */
@@ -81,6 +82,9 @@ struct um_upper {
     /* A name of a lower layer may be hidden: false while an upper that was empty has lost none. */
     bool may_hide;
     struct um_upper_link_count *link_counts; /* NULL: none is known */
+    /* The numbers of files whose nodes were `kept` last, in a ring; 0: none. */
+    uint64_t kept[UM_UPPER_KEPT];
+    unsigned next_kept;
 
     /* Guards what follows. It may be taken under `lock`, not the other way round. */
     pthread_mutex_t copying_lock;

@@ -18,7 +18,7 @@ static int check_name(struct um_slice name)
     return um_whiteout_classify(name, &hidden) == UM_NAME_PLAIN ? 0 : -EINVAL;
 }
 
-static int look(struct um_upper *upper, struct um_upper_target *target)
+int um_upper_target_look(struct um_upper *upper, struct um_upper_target *target)
 {
     struct um_tree_entry below;
     int error = um_upper_find_counted(upper, target->directory, target->name, &target->hit);
@@ -50,8 +50,8 @@ int um_upper_target_open_directory(struct um_upper *upper, uint64_t directory,
     return 0;
 }
 
-int um_upper_target_open(struct um_upper *upper, uint64_t directory, const char *name,
-                         size_t name_size, struct um_upper_target *target)
+int um_upper_target_open_unseen(struct um_upper *upper, uint64_t directory, const char *name,
+                                size_t name_size, struct um_upper_target *target)
 {
     int error = um_upper_target_open_directory(upper, directory, target);
     target->name = um_slice_of(name, name_size);
@@ -60,7 +60,20 @@ int um_upper_target_open(struct um_upper *upper, uint64_t directory, const char 
     if (error != 0)
         return error;
     memcpy(target->text, name, name_size);
-    return look(upper, target);
+    return 0;
+}
+
+int um_upper_target_open(struct um_upper *upper, uint64_t directory, const char *name,
+                         size_t name_size, struct um_upper_target *target)
+{
+    int error = um_upper_target_open_unseen(upper, directory, name, name_size, target);
+    return error ? error : um_upper_target_look(upper, target);
+}
+
+bool um_upper_target_is_upper_only(struct um_upper *upper, const struct um_upper_target *target)
+{
+    return target->directory->in_upper && !(upper->flags & UM_UPPER_OPEN) &&
+           um_upper_find_lower(upper, target->directory, target->name, NULL) == -ENOENT;
 }
 
 int um_upper_target_reach_directory(struct um_upper *upper, struct um_upper_target *target)
@@ -153,6 +166,8 @@ static bool is_regular_on_disk(struct um_upper *upper, struct um_upper_node *nod
 {
     struct um_upper_reached reached = {0};
     struct stat status;
+    if (node->regular && !(upper->flags & UM_UPPER_OPEN))
+        return true;
     bool regular = um_upper_reach(upper, node, &reached) == 0 &&
                    um_upper_reached_stat(&reached, &status) == 0 && S_ISREG(status.st_mode);
     um_upper_reached_close(&reached);

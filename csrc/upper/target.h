@@ -32,6 +32,14 @@ struct um_upper_target {
  * a name that no layer can hold; -ENAMETOOLONG. */
 int um_upper_target_open(struct um_upper *upper, uint64_t directory, const char *name,
                          size_t name_size, struct um_upper_target *target);
+/* [w] The same in two steps: open a name without looking what the mount shows there, and look. */
+int um_upper_target_open_unseen(struct um_upper *upper, uint64_t directory, const char *name,
+                                size_t name_size, struct um_upper_target *target);
+int um_upper_target_look(struct um_upper *upper, struct um_upper_target *target);
+/* [w] Whether the disk alone decides if an object may be made at a target that was not looked at: the directory
+ * is in the upper, the lower tree shows nothing there, and nobody else reaches the upper. Then making an object
+ * succeeds just where the upper has none and no whiteout. (A file `.wh.NAME` would hide nothing.) */
+bool um_upper_target_is_upper_only(struct um_upper *upper, const struct um_upper_target *target);
 /* [w] Open a directory alone, for a file that has no name. Errors as above. */
 int um_upper_target_open_directory(struct um_upper *upper, uint64_t directory,
                                    struct um_upper_target *target);
