@@ -59,6 +59,7 @@ static void add(struct um_router_stats *stats, struct um_counters *counters)
     stats->notifications += value(&counters->notifications);
     stats->waits += value(&counters->waits);
     stats->sleeps += value(&counters->sleeps);
+    stats->calls += value(&counters->calls);
     stats->failed += value(&counters->failed);
 }
 

@@ -148,6 +148,13 @@ static bool is_quick(const struct fuse_in_header *header)
     }
 }
 
+/* Return whether nobody waits for a request, and it names no client: the kernel forgets inodes when it likes,
+ * often between two requests of one client. */
+static bool is_forgetting(const struct fuse_in_header *header)
+{
+    return header->opcode == FUSE_FORGET || header->opcode == FUSE_BATCH_FORGET;
+}
+
 /* Return whether requests come from several clients at once; a lone one waits for each reply. */
 static bool is_crowded(struct um_router *router, uint32_t client)
 {
@@ -166,6 +173,8 @@ static bool is_crowded(struct um_router *router, uint32_t client)
 static bool is_help_wanted(struct um_worker *worker, uint64_t now)
 {
     const struct fuse_in_header *header = worker->request;
+    if (is_forgetting(header))
+        return false;
     bool late = now - worker->busy_since > HELP_AFTER;
     if (is_crowded(worker->router, header->pid))
         return late || !is_quick(header);
@@ -181,6 +190,7 @@ void um_worker_begins(struct um_worker *worker, uint64_t now)
     if (is_help_wanted(worker, now) && !atomic_load(&router->looking) &&
         atomic_load(&router->active) < router->threads) {
         worker->busy_since = now;
+        um_router_count(&worker->counters.calls, 1);
         um_worker_call(router);
     }
 }

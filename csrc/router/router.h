@@ -50,6 +50,7 @@ struct um_router_stats {
     uint64_t notifications; /* to the kernel */
     uint64_t waits; /* requests that had to wait for a disk */
     uint64_t sleeps; /* how often a thread went to sleep for want of work */
+    uint64_t calls; /* how often a thread woke or started another one to help it */
     uint64_t failed; /* forwarded requests that did not reach pyfuse3 */
     uint32_t in_flight; /* forwarded, and not answered yet */
     uint32_t threads; /* that were started */

@@ -30,7 +30,7 @@
 struct um_counters {
     atomic_ullong fast[UM_OPCODES], forwarded[UM_OPCODES];
     atomic_ullong times[UM_OPCODES][UM_TIMES];
-    atomic_ullong bytes_read, bytes_written, copy_ups, notifications, waits, sleeps, failed;
+    atomic_ullong bytes_read, bytes_written, copy_ups, notifications, waits, sleeps, calls, failed;
 };
 
 struct um_worker {

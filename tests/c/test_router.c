@@ -72,16 +72,23 @@ static void tear_down(struct world *w)
     rmdir(w->path);
 }
 
-static void ask(int kernel, uint64_t unique, uint32_t opcode, uint64_t node, const void *body,
-                size_t size)
+static void ask_as(int kernel, uint32_t client, uint64_t unique, uint32_t opcode, uint64_t node,
+                   const void *body, size_t size)
 {
     struct message message = {.header = {.len = (uint32_t)(sizeof message.header + size),
                                          .opcode = opcode,
                                          .unique = unique,
-                                         .nodeid = node}};
+                                         .nodeid = node,
+                                         .pid = client}};
     memcpy(message.body, body, size);
     if (send(kernel, &message, message.header.len, MSG_NOSIGNAL) < 0)
         abort();
+}
+
+static void ask(int kernel, uint64_t unique, uint32_t opcode, uint64_t node, const void *body,
+                size_t size)
+{
+    ask_as(kernel, 0, unique, opcode, node, body, size);
 }
 
 /* What comes; size 0 at the end, -1 where nothing came in time. */
@@ -264,6 +271,51 @@ TEST(a_request_wakes_one_thread)
         CHECK(slept <= first + i + 2);
     }
     CHECK(slept > 25);
+    tear_down(&w);
+}
+
+/* What a client sends that makes and removes a file, and what the kernel sends by itself in between. */
+static void make_and_remove(struct world *w, uint64_t unique, uint32_t client)
+{
+    struct {
+        struct fuse_mknod_in in;
+        char name[4];
+    } make = {.in.mode = S_IFREG | 0644, .name = "new"};
+    const struct fuse_forget_in forget = {.nlookup = 1};
+    struct answer answer;
+    ask_as(w->kernel, client, unique, FUSE_MKNOD, UM_ROOT_NODE, &make, sizeof make);
+    receive_answer(w->kernel, &answer);
+    CHECK_INT(answer.header.error, 0);
+    const struct fuse_entry_out *made = (const void *)answer.body;
+    uint64_t node = made->nodeid;
+    ask_as(w->kernel, client, unique + 2, FUSE_UNLINK, UM_ROOT_NODE, "new", 4);
+    receive_answer(w->kernel, &answer);
+    CHECK_INT(answer.header.error, 0);
+    ask_as(w->kernel, 0, unique + 4, FUSE_FORGET, node, &forget, sizeof forget);
+}
+
+/* Several clients keep several threads awake, but the kernel's forgetting is no client. */
+TEST(forgetting_wakes_nobody)
+{
+    struct world w;
+    struct answer answer;
+    struct message slow;
+    struct um_router_stats before, after;
+    const unsigned rounds = 50;
+    set_up(&w, 4);
+    begin(&w, &answer, &slow);
+    for (unsigned i = 0; i < rounds; i++) /* until the router knows that there is only one client */
+        make_and_remove(&w, 100 + 10 * i, 7);
+    um_router_get_stats(w.router, &before);
+    for (unsigned i = 0; i < rounds; i++)
+        make_and_remove(&w, 1000 + 10 * i, 7);
+    um_router_get_stats(w.router, &after);
+    CHECK_INT(after.fast[FUSE_UNLINK] - before.fast[FUSE_UNLINK], rounds);
+    CHECK_INT(after.calls - before.calls, 0);
+    for (unsigned i = 0; i < rounds; i++)
+        make_and_remove(&w, 2000 + 10 * i, 7 + i % 2);
+    um_router_get_stats(w.router, &after);
+    CHECK(after.calls > before.calls); /* two clients do */
     tear_down(&w);
 }
 
