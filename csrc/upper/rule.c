@@ -362,7 +362,7 @@ static int find_above(struct um_upper *upper, struct um_upper_node *directory, s
 {
     struct um_upper_reached reached = {0};
     struct stat status;
-    enum um_upper_found found;
+    enum um_upper_found found = UM_UPPER_FOUND_NOTHING;
     struct um_fd_use use;
     int error = um_upper_reach_directory(upper, directory, &use);
     if (error != 0)
