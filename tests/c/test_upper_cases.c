@@ -608,3 +608,145 @@ TEST(paths_may_be_longer_than_the_kernel_takes_at_once)
     CHECK_INT(attr.nlink, 3);
     world_close(&w);
 }
+
+/* ---- what is remembered of objects ------------------------------------------------------------------ */
+
+/* Make a file with a umask, and compare what it shows. */
+static void check_made(struct world *w, uint64_t directory, const char *name, uint32_t mode,
+                       uint32_t gid)
+{
+    struct um_upper_maker maker = machine_maker();
+    struct um_attr attr = {0}, again = {0};
+    maker.umask = 027;
+    CHECK_INT(um_upper_mknod(w->upper, directory, name, strlen(name), S_IFREG | 0666, 0, 0, &maker,
+                             &attr),
+              0);
+    CHECK_INT(attr.mode & 07777, mode);
+    CHECK_INT(attr.gid, gid);
+    CHECK_INT(um_upper_lookup(w->upper, directory, name, strlen(name), &again), 0);
+    CHECK(memcmp(&attr, &again, sizeof attr) == 0);
+}
+
+/* A default ACL of user::rwx, group::rwx, other::--x. */
+static const uint8_t default_acl[] = {2,    0,   0, 0, 1,   0,   7,   0,   255, 255,
+                                      255,  255, 4, 0, 7,   0,   255, 255, 255, 255,
+                                      0x20, 0,   1, 0, 255, 255, 255, 255};
+
+TEST(what_a_directory_gives_to_new_files_follows_its_changes)
+{
+    static const char acl[] = "system.posix_acl_default";
+    struct um_upper_maker maker = machine_maker();
+    struct um_attr attr, directory;
+    struct world w;
+    world_open(&w, 0);
+    CHECK_INT(um_upper_mkdir(w.upper, UM_ROOT_NODE, "new", 3, 0755, &maker, &directory), 0);
+    uint64_t node = directory.node;
+    check_made(&w, node, "masked", 0640, maker.gid);
+    CHECK_INT(
+        um_upper_setxattr(w.upper, node, acl, strlen(acl), default_acl, sizeof default_acl, 0), 0);
+    check_made(&w, node, "inherited", 0660, maker.gid);
+    CHECK_INT(um_upper_removexattr(w.upper, node, acl, strlen(acl)), 0);
+    check_made(&w, node, "masked again", 0640, maker.gid);
+    struct um_upper_changes changes = {
+        .which = UM_UPPER_SET_MODE | UM_UPPER_SET_GID, .mode = 02755, .gid = 4321};
+    CHECK_INT(um_upper_setattr(w.upper, node, &changes, &attr), 0);
+    check_made(&w, node, "of the group", 0640, 4321);
+    changes.mode = 0755;
+    CHECK_INT(um_upper_setattr(w.upper, node, &changes, &attr), 0);
+    check_made(&w, node, "of the maker", 0640, maker.gid);
+    world_close(&w);
+}
+
+TEST(a_new_file_has_the_capability_that_it_gets)
+{
+    static const char name[] = "security.capability";
+    static const uint8_t capability[20] = {0, 0, 0, 2, 1};
+    struct world w;
+    world_open(&w, 0);
+    uint64_t node = make_file(&w, "new");
+    CHECK_INT(um_upper_getxattr(w.upper, node, name, strlen(name), NULL, 0), -ENODATA);
+    CHECK_INT(
+        um_upper_setxattr(w.upper, node, name, strlen(name), capability, sizeof capability, 0), 0);
+    CHECK_INT(um_upper_getxattr(w.upper, node, name, strlen(name), NULL, 0), sizeof capability);
+    put_content(&w, "new", "written"); /* which takes it away */
+    CHECK_INT(um_upper_getxattr(w.upper, node, name, strlen(name), NULL, 0), -ENODATA);
+    world_close(&w);
+}
+
+static unsigned open_descriptors(void)
+{
+    int fd = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    unsigned n = machine_count_names(fd);
+    close(fd);
+    return n;
+}
+
+/* The descriptors of new files are kept for whoever writes first: of few files, and of whichever name. */
+TEST(few_descriptors_of_new_files_are_kept)
+{
+    enum { FILES = 100 };
+    char name[16];
+    struct um_attr attr;
+    struct world w;
+    world_open(&w, 0);
+    uint64_t kept = make_file(&w, "first"); /* this opens what stays open */
+    unsigned before = open_descriptors();
+    for (unsigned i = 0; i < FILES; i++) {
+        snprintf(name, sizeof name, "%u", i);
+        make_file(&w, name);
+    }
+    CHECK(open_descriptors() < before + 10);
+    put_content(&w, "first", "late");
+    check_content(&w, "first", "late");
+    kept = make_file(&w, "moved");
+    make_file(&w, "other");
+    CHECK_INT(um_upper_rename(w.upper, UM_ROOT_NODE, "moved", 5, UM_ROOT_NODE, "there", 5, 0), 0);
+    CHECK_INT(um_upper_rename(w.upper, UM_ROOT_NODE, "other", 5, UM_ROOT_NODE, "moved", 5, 0), 0);
+    put_content(&w, "there", "mine");
+    put_content(&w, "moved", "another's");
+    check_content(&w, "there", "mine");
+    check_content(&w, "moved", "another's");
+    CHECK_INT(um_upper_lookup(w.upper, UM_ROOT_NODE, "there", 5, &attr), 0);
+    CHECK_INT(attr.node, kept);
+    kept = make_file(&w, "gone");
+    CHECK_INT(um_upper_unlink(w.upper, UM_ROOT_NODE, "gone", 4), 0);
+    CHECK_INT(um_upper_open_file(w.upper, kept, UM_UPPER_OPEN_WRITE), 0);
+    CHECK_INT(um_upper_write(w.upper, kept, 0, "nameless", 8), 8);
+    um_upper_release(w.upper, kept);
+    um_upper_forget(w.upper, kept, 1);
+    CHECK(open_descriptors() < before + 10);
+    remount(&w);
+    check_content(&w, "first", "late");
+    check_content(&w, "there", "mine");
+    check_content(&w, "moved", "another's");
+    world_close(&w);
+}
+
+/* A name that is made is asked for only where the disk can't say. */
+TEST(what_is_there_is_not_made)
+{
+    struct um_upper_maker maker = machine_maker();
+    struct um_attr attr;
+    struct world w;
+    world_open(&w, 0);
+    CHECK_INT(um_upper_mkdir(w.upper, UM_ROOT_NODE, "new", 3, 0755, &maker, &attr), 0);
+    uint64_t node = attr.node;
+    CHECK_INT(um_upper_symlink(w.upper, node, "link", 4, "/", 1, &maker, &attr), 0);
+    CHECK_INT(um_upper_mknod(w.upper, node, "link", 4, S_IFREG | 0644, 0, 0, &maker, &attr),
+              -EEXIST);
+    CHECK_INT(um_upper_mkdir(w.upper, node, "link", 4, 0755, &maker, &attr), -EEXIST);
+    CHECK_INT(um_upper_symlink(w.upper, node, "link", 4, "/", 1, &maker, &attr), -EEXIST);
+    /* A whiteout that an earlier daemon left where nothing is to be hidden. */
+    int directory = openat(w.above, "new", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    CHECK_INT(mknodat(directory, "hidden", S_IFCHR, makedev(0, 0)), 0);
+    close(directory);
+    CHECK_INT(um_upper_mknod(w.upper, node, "hidden", 6, S_IFREG | 0644, 0, 0, &maker, &attr), 0);
+    CHECK(S_ISREG(attr.mode));
+    CHECK_INT(um_upper_lookup(w.upper, node, "hidden", 6, &attr), 0);
+    CHECK(S_ISREG(attr.mode));
+    CHECK_INT(um_upper_rmdir(w.upper, UM_ROOT_NODE, "new", 3), -ENOTEMPTY);
+    CHECK_INT(um_upper_unlink(w.upper, node, "hidden", 6), 0);
+    CHECK_INT(um_upper_unlink(w.upper, node, "link", 4), 0);
+    CHECK_INT(um_upper_rmdir(w.upper, UM_ROOT_NODE, "new", 3), 0);
+    world_close(&w);
+}
