@@ -14,7 +14,7 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 sys.path.insert(0, str(PROJECT))
 
-from bench import chart, disk, results, tables  # noqa: E402 - it lives beside the tests
+from bench import chart, disk, interrupts, results, tables  # noqa: E402 - it lives beside the tests
 from bench.measuring import (  # noqa: E402 - likewise
     COLD,
     Latencies,
@@ -86,7 +86,7 @@ def test_scene_without_a_wanted_row_is_not_mounted(tmp_path: Path) -> None:
     assert list(_measurement(tmp_path, _choice("b")).take([scene], _subjects(BASE))) == []
 
 
-def test_subjects_take_turns(tmp_path: Path) -> None:
+def test_subjects_take_turns_and_each_begins_once(tmp_path: Path) -> None:
     turns: list[str] = []
 
     @contextmanager
@@ -96,7 +96,7 @@ def test_subjects_take_turns(tmp_path: Path) -> None:
 
     taking = Measurement(Places.below(tmp_path), _choice(passes=2), Notebook(), mount=mount)
     (row,) = taking.take([Scene("some", lambda _: [Step("a", int)])], _subjects(BASE, OURS))
-    assert turns == [BASE, OURS] * 2
+    assert turns == [BASE, OURS, OURS, BASE]
     assert {name: len(taken) for name, taken in row.taken.items()} == {BASE: 2, OURS: 2}
 
 
@@ -209,7 +209,7 @@ def test_interruptions_wait_while_the_disk_is_removed() -> None:
     done = []
 
     def interrupted() -> None:
-        with disk._undisturbed():
+        with interrupts.undisturbed():
             signal.raise_signal(signal.SIGINT)
             done.append("removed")
 
