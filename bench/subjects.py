@@ -24,7 +24,6 @@ BASE = "overlayfs"  # what the others are compared with
 NATIVE = "native directory"
 PASSES = 3
 _PATIENCE = 60.0
-_OUR_PROGRAM = "unionmount"  # what podman calls; bench/building.py knows its path
 
 Command = list[str | Path]
 
@@ -77,6 +76,15 @@ class Places:
 
 
 @dataclass(frozen=True, slots=True)
+class Engine:
+    """How podman uses a subject for its driver ``overlay``."""
+
+    kernel: bool = False  # podman mounts by itself
+    ours: bool = False  # the program is the one that podman calls, beside the command
+    options: str = ""  # of the mount
+
+
+@dataclass(frozen=True, slots=True)
 class Subject:
     """One of those that are compared."""
 
@@ -87,7 +95,7 @@ class Subject:
     shows: str = "lower"  # which property of Places it is made of
     copies: bool = False  # changes go to an upper, the lower directory stays as it is
     absent: str = "not on this machine"  # why there is no program
-    engine: tuple[str, ...] | None = None  # what podman is told of it; None: it cannot be used so
+    engine: Engine | None = None  # None: podman cannot use it
 
 
 # ---- commands ------------------------------------------------------------------------------------
@@ -246,24 +254,26 @@ def _with_option(option: str, can: Callable[[], bool], absent: str) -> Subject:
         *(f"unionmount overlay, {option}", _overlay(option), program, _our_version),
         copies=True,
         absent=absent,
-        engine=(_OUR_PROGRAM, option),
+        engine=Engine(ours=True, options=option),
     )
 
 
 _NEWEST, _RATARMOUNT = peers.newest_fuse_overlayfs, peers.ratarmount
 _SECOND = peers.second_fuse_overlayfs
 
-_OVERLAYFS = Subject(BASE, _overlayfs, _which("mount"), platform.release, copies=True, engine=("",))
+_OVERLAYFS = Subject(
+    BASE, _overlayfs, _which("mount"), platform.release, copies=True, engine=Engine(kernel=True)
+)
 _FIRST_FUSE_OVERLAYFS = Subject(
     *("fuse-overlayfs", _fuse_overlayfs, _which("fuse-overlayfs"), _package("fuse-overlayfs")),
     copies=True,
-    engine=("fuse-overlayfs",),
+    engine=Engine(),
 )
 _SECOND_FUSE_OVERLAYFS = Subject(
     *("fuse-overlayfs 2", _second_fuse_overlayfs, _built(_SECOND), _version_built(_SECOND)),
     copies=True,
     absent="python -m bench.peers builds it where cargo and rustc 1.85 are",
-    engine=("fuse-overlayfs 2",),
+    engine=Engine(),
 )
 _COPYING = (
     _OVERLAYFS,
@@ -292,11 +302,11 @@ READING = (
 
 _MOUNT = _ours("unionmount mount", _writable_image(), "image", copies=True)
 _OVERLAY = replace(
-    _ours("unionmount overlay", _overlay(), "lower", copies=True), engine=(_OUR_PROGRAM,)
+    _ours("unionmount overlay", _overlay(), "lower", copies=True), engine=Engine(ours=True)
 )
 _ALONE = replace(
     _ours("pyfuse3 alone, overlay", _overlay("nofastpath"), "lower", copies=True),
-    engine=(_OUR_PROGRAM, "nofastpath"),
+    engine=Engine(ours=True, options="nofastpath"),
 )
 
 WRITING = (
