@@ -21,13 +21,16 @@ def _entries(top: Path, without: Sequence[str]) -> Iterator[Path]:
                 yield from _entries(Path(entry.path), without)
 
 
+def of_file(path: Path) -> str:
+    """The content of one file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _content(path: Path, mode: int) -> str:
     if stat.S_ISLNK(mode):
         return str(path.readlink())
-    if stat.S_ISREG(mode):
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    return ""
+    return of_file(path) if stat.S_ISREG(mode) else ""
 
 
 def of_tree(top: Path, without: Sequence[str] = ()) -> str:

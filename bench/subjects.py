@@ -43,7 +43,8 @@ class Places:
     def below(cls, work: Path) -> Places:
         """Everything in one directory."""
         names = ("lower", "image.tar", "upper", "work", "mnt")
-        return cls(*(work / name for name in names))
+        lower, image, upper, own, mountpoint = (work / name for name in names)
+        return cls(lower, image, upper, own, mountpoint)
 
     @property
     def squashfs(self) -> Path:
