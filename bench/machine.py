@@ -73,6 +73,7 @@ class Watch:
 
     def look(self) -> None:
         """Watch for a moment; call it where nothing of ours runs."""
+        os.sync()
         start, busy = time.monotonic(), _busy()
         time.sleep(_MOMENT)
         self.shares.append((_busy() - busy) / (time.monotonic() - start))

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.machine import Watch
 from bench.subjects import BASE, Choice, Places, Subject, costs_of, mounted, prepared
 
 COLD, WARM, LATENCY, COSTS, WRITING = "cold", "warm", "latency", "costs", "writing"
@@ -115,6 +116,7 @@ class Notebook:
     file_systems: dict[str, str] = field(default_factory=dict)  # what a part was done on
     results: dict[str, dict[str, set[str]]] = field(default_factory=dict)  # of rows, by subject
     wrong: list[str] = field(default_factory=list)  # rows whose results differ
+    watch: Watch = field(default_factory=Watch)  # what else the machine does
 
     def add(self, what: str, unit: str, table: str, subject: str, value: float) -> None:
         """Keep one number."""
@@ -168,6 +170,7 @@ class Measurement:
             if self.wants(scene):
                 fitting = list(filter(scene.fits, subjects))
                 for number in range(self.choice.passes if fitting else 0):
+                    self.notes.watch.look()
                     first = number % len(fitting)
                     for subject in fitting[first:] + fitting[:first]:
                         self._play(scene, subject)

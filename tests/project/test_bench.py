@@ -163,7 +163,7 @@ def test_what_is_kept_is_as_it_would_be_written(name: str, tmp_path: Path) -> No
 
 def test_chart_draws_what_is_kept() -> None:
     _, rows = results.read(PROJECT / "bench/fastpath.json")
-    found = chart.ratios(rows, "fastpath")
+    found = chart.bars(rows, {"fastpath"})
     assert chart.chart("fastpath", found).count("<rect") > len(found)
 
 
