@@ -8,6 +8,7 @@ same steps again, without the cache of the first.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -56,10 +57,10 @@ runroot = "/run/p/run/containers"
 
 _CONTAINERFILE = r"""
 FROM scratch
-COPY busybox /bin/busybox
+COPY busybox Containerfile /bin/
 RUN ["/bin/busybox", "--install", "-s", "/bin"]
 RUN mkdir -p /usr/share/made && cd /usr/share/made && for n in $(seq 2000); do echo $n >$n; done
-RUN cp -a /usr/share/made /usr/share/copied && rm -r /usr/share/made && echo changed >>/bin/busybox
+RUN cp -a /usr/share/made /usr/share/copied && rm -r /usr/share/made && echo changed >>/bin/Containerfile
 RUN chmod -R a-w /usr/share/copied && mv /usr/share/copied /usr/share/moved
 """
 
@@ -75,11 +76,14 @@ class Build:
 
     def take(self) -> Seconds:
         """Build twice; the seconds of the second time."""
+        if os.geteuid():
+            raise UnableError("not root")
         if lacking := [name for name in NEEDED if shutil.which(name) is None]:
             raise UnableError(f"not on this machine: {', '.join(lacking)}")
         try:
             self._fill()
-            settings = {"STORAGE": self._storage()}
+            # Its namespaces keep the mounts of this machine: the store is on one of them.
+            settings = {"STORAGE": self._storage(), "PUBLIC": str(TOP)}
             podman = Podman(self.top, True, our_program(), "runc", settings=settings)
             self.said = podman.play(_SCRIPT)
         except AssertionError as error:  # what podman said ends with why

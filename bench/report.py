@@ -80,6 +80,8 @@ class Report:
         if load:
             others = f"other programs used {load['others']:.2f} processors between measurements"
             yield f"- load: {load['before']:.2f} before, {load['after']:.2f} after; {others}"
+        if not self.facts.get("caches dropped", True):
+            yield "- caches: not dropped, so what is called cold is in the kernel's caches below"
         for warning in machine.warnings(load):
             yield f"- **Warning: these numbers are disturbed, since {warning}.**"
 
@@ -145,9 +147,14 @@ def _rows(line: Mapping[str, Any]) -> Iterator[Row]:
 
 def _cell(row: Row) -> str:
     ratio = "" if row.ratio is None or row.subject == BASE else f" ({row.ratio:.1f})"
-    least, _, most = (f"{one:.3g}" for one in _numbers(row))
+    least, median, most = map(_short, _numbers(row))
     spread = "" if least == most else f" [{least}, {most}]"
-    return f"{'~' if row.is_unsteady else ''}{row.value:.3g}{ratio}{spread}"
+    return f"{'~' if row.is_unsteady else ''}{median}{ratio}{spread}"
+
+
+def _short(value: float) -> str:
+    """Three digits that say something, or all of a whole number."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def main() -> None:

@@ -456,12 +456,13 @@ def _told(arguments: argparse.Namespace, notes: Notebook) -> Iterator[Row]:
             yield row
 
 
-def _facts(rows: list[Row], notes: Notebook) -> dict[str, Any]:
+def _facts(rows: list[Row], notes: Notebook, choice: Choice) -> dict[str, Any]:
     """What a run says once."""
     facts: dict[str, Any] = {
         "machine": machine.facts(),
         "load": notes.watch.facts(),
         "arguments": sys.argv[1:],
+        "caches dropped": choice.drop_caches,
         "versions": subjects.versions({row.subject for row in rows if row.subject}),
         "programs": machine.programs(),
         "file systems": notes.file_systems,
@@ -498,6 +499,6 @@ def main() -> None:
         print(f"missing: {missing}", file=sys.stderr)
     if not rows:
         sys.exit("bench: no such row")
-    _keep(arguments.output, _facts(rows, notes), rows)
+    _keep(arguments.output, _facts(rows, notes, _choice(arguments)), rows)
     if notes.wrong:
         sys.exit("bench: wrong results\n" + "\n".join(notes.wrong))

@@ -66,9 +66,13 @@ def _create(place: Path, numbers: range) -> None:
         (place / str(number)).write_bytes(b"x" * 3000)
 
 
+def _who(count: int) -> str:
+    return f"{count} client{'s' * (count > 1)}"
+
+
 def _clients(top: Path, names: fastpath.Names, count: int, sizes: Sizes) -> Iterator[Step]:
     """The same work for any number of clients, each of which does its part."""
-    who = f"{count} client{'s' * (count > 1)}"
+    who = _who(count)
     reads = [(fastpath.read_all, (top, names.small[one::count])) for one in range(count)]
     what = f"open, read, close of {sizes.files:,} files, cold, {who}"
     contents = partial(digest.of_tree, top / "bench")
@@ -285,7 +289,7 @@ def measure(work: Path, choice: Choice, notes: Notebook, *, quick: bool) -> Iter
         lower.make_forms(places, found)
         taking = Measurement(places, choice, notes, before_step=os.sync)
         scenes = [
-            Scene(f"{count} clients", partial(_clients, names=names, count=count, sizes=sizes))
+            Scene(_who(count), partial(_clients, names=names, count=count, sizes=sizes))
             for count in CLIENTS
         ]
         scenes.append(Scene("latency", partial(_latencies, names=names, sizes=sizes)))

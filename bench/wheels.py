@@ -17,7 +17,8 @@ _WHEEL = "Wheel-Version: 1.0\nGenerator: bench\nRoot-Is-Purelib: true\nTag: py3-
 def _packages() -> Iterator[Path]:
     top = Path(sysconfig.get_path("stdlib"))
     for path in sorted(top.iterdir()):
-        if path.name not in _EXCLUDED and (path / "__init__.py").exists():
+        is_wanted = path.name not in _EXCLUDED and not path.name.startswith("_")
+        if is_wanted and (path / "__init__.py").exists():
             yield path
 
 
