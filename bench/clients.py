@@ -7,7 +7,7 @@ from multiprocessing import get_context
 
 from bench.measuring import UnableError
 
-Work = tuple[Callable[..., None], tuple[object, ...]]
+Work = tuple[Callable[..., object], tuple[object, ...]]
 
 
 def at_once(works: Sequence[Work]) -> None:
