@@ -237,6 +237,7 @@ def _prepare(places: Places, sizes: Sizes, root: Path | None) -> list[str]:
     top = places.lower / "bench"
     top.mkdir(parents=True)
     lower.make_repository(top / "repository", sizes.sources)
+    lower.git(top / "repository", "repack", "-q", "-a", "-d")  # else a clone would compress it all
     shutil.copytree(_SOURCES, top / "source", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     (top / "source/Makefile").write_text(_MAKEFILE.format(folders=sizes.folders))
     lower.write_large(top / "data", sizes.megabytes, random.Random(11))
