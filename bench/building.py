@@ -60,7 +60,7 @@ FROM scratch
 COPY busybox Containerfile /bin/
 RUN ["/bin/busybox", "--install", "-s", "/bin"]
 RUN mkdir -p /usr/share/made && cd /usr/share/made && for n in $(seq 2000); do echo $n >$n; done
-RUN cp -a /usr/share/made /usr/share/copied && rm -r /usr/share/made && echo changed >>/bin/Containerfile
+RUN cp -a /usr/share/made /usr/share/copied && rm -r /usr/share/made && echo >>/bin/Containerfile
 RUN chmod -R a-w /usr/share/copied && mv /usr/share/copied /usr/share/moved
 """
 

@@ -20,7 +20,7 @@ from support.mounting import wait_for_mounts
 PROJECT = Path(__file__).parents[2]
 sys.path.insert(0, str(PROJECT))
 
-from bench import chart, digest, disk, interrupts, report, results, scale, tables  # noqa: E402 - it lives beside the tests
+from bench import chart, digest, disk, interrupts, report, results, scale, subjects, tables  # noqa: E402 - it lives beside the tests
 from bench.clients import at_once  # noqa: E402 - likewise
 from bench.measuring import (  # noqa: E402 - likewise
     COLD,
@@ -32,9 +32,10 @@ from bench.measuring import (  # noqa: E402 - likewise
     Step,
     UnableError,
     each,
+    present,
 )
 from bench.results import Row  # noqa: E402 - likewise
-from bench.subjects import BASE, READING, Choice, Places, Subject  # noqa: E402 - likewise
+from bench.subjects import BASE, READING, TABLE, Choice, Places, Subject  # noqa: E402 - likewise
 
 OURS = "unionmount, image"
 MOUNT, OVERLAY = "unionmount mount", "unionmount overlay"
@@ -225,6 +226,22 @@ def test_interruptions_wait_while_the_disk_is_removed() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert done == ["removed"]
+
+
+# ---- subjects ------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("fuse", "root")
+def test_option_of_a_subject_is_tried() -> None:
+    assert subjects._is_accepted("nofastpath")
+    assert not subjects._is_accepted("no_such_option")
+
+
+def test_subject_that_the_machine_lacks_says_why() -> None:
+    (subject,) = Choice(("unionmount overlay, passthrough",)).among(TABLE)
+    notes, absent = Notebook(), replace(subject, program=lambda: None)
+    assert present(Choice(), [absent], notes) == []
+    assert list(notes.missing) == [f"every row ({subject.name}): unionmount does not accept it"]
 
 
 # ---- results that are compared -------------------------------------------------------------------
