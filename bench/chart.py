@@ -111,10 +111,11 @@ def _legend(subjects: Sequence[str], top: float) -> Iterator[str]:
         yield _text(x + 18, y + 11, subject)
 
 
-def chart(title: str, found: Bars) -> str:
-    """The picture, as SVG."""
+def chart(title: str, found: Bars, warning: str = "") -> str:
+    """The picture, as SVG; a warning stands below the title."""
     subjects = [one for one in _SHOWN if any(one in group for group in found.values())]
-    top = 60 + 18 * ((len(subjects) + 3) // 4)
+    begin = 48 if warning else 30
+    top = begin + 30 + 18 * ((len(subjects) + 3) // 4)
     parts: list[str] = []
     y = float(top)
     for what, group in found.items():
@@ -125,7 +126,8 @@ def chart(title: str, found: Bars) -> str:
         'font-family="sans-serif" font-size="12">',
         '<rect width="100%" height="100%" fill="white"/>',
         _text(10, 18, title),
-        *_legend(subjects, 30),
+        *([_text(10, 36, warning)] if warning else []),
+        *_legend(subjects, begin),
         *_axis(top - 6, y - _GAP / 2),
         *parts,
         "</svg>",

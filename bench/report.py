@@ -120,11 +120,11 @@ class Report:
         """The same as bars, on a scale of overlayfs' time."""
         shown = self.facts.get("machine", {})
         words = [shown[name] for name in ("processor", "kernel", "date") if name in shown]
-        cores = f"{shown['cores']} cores" if "cores" in shown else ""
-        words = [*filter(None, [*words, cores]), *machine.warnings(self.facts.get("load", {}))]
-        title = f"Times of overlayfs' median (less is better): {', '.join(words)}"
+        title = ", ".join(["Times of overlayfs' median (less is better)", *words])
+        found = list(machine.warnings(self.facts.get("load", {})))
+        warning = f"Disturbed: {'; '.join(found)}" if found else ""
         rows = [row for row in self.rows if not _is_cost(row)]
-        return chart.chart(title, chart.bars(rows, PARTS))
+        return chart.chart(title, chart.bars(rows, PARTS), warning)
 
 
 def _is_cost(row: Row) -> bool:
