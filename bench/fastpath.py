@@ -40,7 +40,7 @@ from bench.measuring import (
 )
 from bench.subjects import NATIVE, Choice, Places, Subject, quietly
 
-_NAMES = 2000  # names that do not exist; extended attributes that are asked for
+NAMES = 2000  # names that do not exist; extended attributes that are asked for
 _RANDOM = 4000  # reads of 4 KiB
 _BLOCK = 4096
 _JOBS = 8
@@ -96,13 +96,13 @@ def read_all(top: Path, files: Sequence[str]) -> None:
 
 
 def ask_absent(top: Path, prefix: str) -> None:
-    for number in range(_NAMES):
+    for number in range(NAMES):
         with suppress(FileNotFoundError):
             os.lstat(f"{top}/bench/{prefix}{number}")
 
 
 def ask_xattr(top: Path, names: Names) -> None:
-    for name in names.files[:_NAMES]:
+    for name in names.files[:NAMES]:
         try:
             os.getxattr(f"{top}/{name}", "user.bench")
         except OSError as error:
@@ -245,10 +245,10 @@ def _reading(top: Path, names: Names, elsewhere: Path) -> Iterator[Step]:
         yield Step(f"stat walk, {state}", partial(stat_all, top, names), state)
     for state in (COLD, WARM):
         yield Step(f"open, read, close, {state}", partial(read_all, top, names.files), state)
-    absent, what = partial(ask_absent, top, "absent"), f"{_NAMES} names that do not exist"
+    absent, what = partial(ask_absent, top, "absent"), f"{NAMES} names that do not exist"
     yield Step(f"{what}, first", absent, COLD)
     yield Step(f"{what}, again", absent)
-    yield Step(f"getxattr of {_NAMES} files", partial(ask_xattr, top, names))
+    yield Step(f"getxattr of {NAMES} files", partial(ask_xattr, top, names))
     yield from _programs(top, elsewhere)
     yield Step("large file, random 4 KiB, 1 process", partial(_read_at_random, large, 1), COLD)
     jobs = [(_read_at_random, (large, seed)) for seed in range(2, 2 + _JOBS)]
@@ -291,7 +291,7 @@ def _prepare(places: Places, images: Path, *, quick: bool, debian: bool) -> Name
     top = places.lower / "bench"
     top.mkdir(parents=True)
     rng = random.Random(6)
-    lower.write_small(top, _NAMES, rng)
+    lower.write_small(top, NAMES, rng)
     lower.write_large(top / "large", 64 if quick else 1024, rng)
     lower.make_clean_repository(top / "repository", _SOURCES)
     return Names.of(places.lower)

@@ -164,7 +164,7 @@ class Measurement:
         """Whether any row of it is wanted."""
         return any(map(self.choice.takes, scene.named()))
 
-    def take(self, scenes: Sequence[Scene], subjects: Sequence[Subject]) -> Iterator[Reading]:
+    def take(self, scenes: Iterable[Scene], subjects: Sequence[Subject]) -> Iterator[Reading]:
         """Every scene that has a wanted row, by every subject; each pass another one begins."""
         for scene in scenes:
             if self.wants(scene):

@@ -25,7 +25,6 @@ from bench.subjects import Choice, Places, Subject, quietly
 class Sizes:
     """How much there is to do."""
 
-    small: int  # files of the lower directory
     created: int
     appended: int
     untarred: int
@@ -33,8 +32,8 @@ class Sizes:
     disk: int  # gigabytes, of everything
 
 
-FULL = Sizes(2_000, 3_000, 500, 5_000, 512, 8)
-QUICK = Sizes(200, 200, 50, 200, 16, 1)
+FULL = Sizes(3_000, 500, 5_000, 512, 8)
+QUICK = Sizes(200, 50, 200, 16, 1)
 _LINE = b"x" * 3000
 
 
@@ -58,12 +57,20 @@ def _mount_and_list(subject: Subject, places: Places) -> None:
     quietly("ls", places.mountpoint)
 
 
+def _names(top: Path) -> str:
+    return ", ".join(sorted(path.name for path in top.iterdir()))
+
+
+def _size(path: Path) -> str:
+    return str(path.stat().st_size) if path.exists() else "gone"
+
+
 # ---- scenes --------------------------------------------------------------------------------------
 
 
 def _mounting(subject: Subject, places: Places) -> Iterator[Step]:
-    names = partial(lambda: ",".join(sorted(os.listdir(places.mountpoint))))  # noqa: PTH208
-    yield Step("mount and ls", partial(_mount_and_list, subject, places), result=names)
+    work, names = partial(_mount_and_list, subject, places), partial(_names, places.mountpoint)
+    yield Step("mount and ls", work, result=names)
 
 
 def _mounting_named(_: Path) -> Iterator[Step]:
@@ -81,8 +88,9 @@ def _reading(top: Path, names: fastpath.Names) -> Iterator[Step]:
     yield Step("open, read, close, cold", read, COLD)
     yield Step("open, read, close, again", read, WARM, result=contents)
     absent = partial(fastpath.ask_absent, top, "absent")
-    yield Step("2000 names that do not exist, first", absent, COLD)
-    yield Step("getxattr of 2000 files", partial(fastpath.ask_xattr, top, names))
+    yield Step(f"{fastpath.NAMES:,} names that do not exist, first", absent, COLD)
+    ask = partial(fastpath.ask_xattr, top, names)
+    yield Step(f"getxattr of {fastpath.NAMES:,} files", ask)
 
 
 @contextmanager
@@ -105,15 +113,15 @@ def _changing(top: Path, sizes: Sizes, tar: Path) -> Iterator[Step]:
     append = partial(writing.append_to_each, many, sizes.appended)
     appended = partial(digest.of_tree, many)
     yield Step(f"append to {sizes.appended:,} lower files", append, WRITING, result=appended)
-    gone = partial(lambda: str(untarred.exists()))
-    yield Step(f"rm -r of {files}", partial(quietly, "rm", "-r", untarred), WRITING, result=gone)
+    remove = partial(quietly, "rm", "-r", untarred)
+    yield Step(f"rm -r of {files}", remove, WRITING, result=partial(_size, untarred))
 
 
 def _large(top: Path, sizes: Sizes) -> Iterator[Step]:
     size, zeros, large = sizes.megabytes, top / "zeros", top / "bench/large"
     dd = ("dd", "if=/dev/zero", f"of={zeros}", "bs=1M", f"count={size}")
     write = partial(quietly, *dd, "conv=fsync", "status=none")
-    length = partial(lambda: str(zeros.stat().st_size))
+    length = partial(_size, zeros)
     yield Step(f"write {size} MB, and fsync", write, WRITING, result=length)
     read, content = partial(fastpath.read_through, large), partial(digest.of_tree, top / "bench")
     yield Step(f"read {size} MB, cold", read, COLD, cold=True)
@@ -137,7 +145,7 @@ def _prepare(places: Places, sizes: Sizes, root: Path | None) -> fastpath.Names:
         quietly("cp", "-a", root, places.lower)
     top, rng = places.lower / "bench", random.Random(8)
     (top / "many").mkdir(parents=True)
-    lower.write_small(top, sizes.small, rng)
+    lower.write_small(top, fastpath.NAMES, rng)
     for number in range(sizes.appended):
         (top / f"many/{number}").write_bytes(rng.randbytes(1000))
     lower.write_large(top / "large", sizes.megabytes, rng)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from bench import digest, disk, fastpath, lower, subjects
@@ -265,7 +266,7 @@ def _places(top: Path) -> Places:
 
 
 def _many(place: Path, sizes: Sizes, choice: Choice, found: Sequence[Subject]) -> Iterator[Scene]:
-    """Scenes with lower directories of their own; those of rows that nobody wants are not made."""
+    """Scenes with lower directories of their own, each made when its turn comes, and if wanted."""
     walks = Scene("large tree", partial(_walking, what=f"{sizes.walked:,} files"))
     if any(map(choice.takes, walks.named())):
         large = _places(place / "large")
@@ -293,4 +294,4 @@ def measure(work: Path, choice: Choice, notes: Notebook, *, quick: bool) -> Iter
             for count in CLIENTS
         ]
         scenes.append(Scene("latency", partial(_latencies, names=names, sizes=sizes)))
-        yield from taking.take([*scenes, *_many(place, sizes, choice, found)], found)
+        yield from taking.take(chain(scenes, _many(place, sizes, choice, found)), found)
