@@ -200,9 +200,10 @@ class Measurement:
         self.notes.add(f"peak memory {who}, MB", "MB", COSTS, subject.name, memory)
 
     def _do(self, steps: Sequence[Step], subject: Subject) -> bool:
-        """Do the steps up to the last that is wanted; whether that was all of them."""
+        """Do the steps up to the last that is wanted; whether all of them were done."""
         wanted = [self.choice.takes(step.what) for step in steps]
         last = max(number for number, one in enumerate(wanted) if one)
+        done = 0
         for number in range(last + 1):
             step = steps[number]
             try:
@@ -214,9 +215,10 @@ class Measurement:
                 if isinstance(error, WrongError):
                     self.notes.wrong.append(f"{step.what} ({subject.name}): {error}")
                 continue
+            done += 1
             for what, unit, value in found if wanted[number] else ():
                 self.notes.add(what, unit, step.table, subject.name, value)
-        return last + 1 == len(steps)
+        return done == len(steps)
 
     def _keep_result(
         self, found: Sequence[tuple[str, str, float]], result: str, subject: Subject

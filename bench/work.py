@@ -199,9 +199,17 @@ def _fio(top: Path, sizes: Sizes) -> Iterator[Step]:
 _INSTALLED = ("dpkg-query", "-W", "-f", "${Package} ${Version} ${Status}\\n")
 
 
-def _apt(top: Path) -> Iterator[Step]:
+def _apt_install(top: Path) -> None:
     words = ("apt-get", "install", "-y", "-q", "--no-download", "--no-install-recommends")
-    install = partial(lower.chroot, top, *words, supplies.PACKAGE)
+    try:
+        lower.chroot(top, *words, supplies.PACKAGE)
+    except RuntimeError as error:
+        errors = [line for line in str(error).splitlines() if line.startswith("E: ")]
+        raise UnableError("; ".join(dict.fromkeys(errors)) or str(error)) from error
+
+
+def _apt(top: Path) -> Iterator[Step]:
+    install = partial(_apt_install, top)
     what, around = f"apt-get install {supplies.PACKAGE}", partial(lower.in_chroot, top)
 
     def result() -> str:

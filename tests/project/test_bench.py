@@ -120,6 +120,17 @@ def test_what_a_subject_cannot_do_is_named(tmp_path: Path) -> None:
     assert list(taking.notes.missing) == [f"a ({BASE}): no such thing"]
 
 
+def test_costs_are_of_the_whole_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unable() -> None:
+        raise UnableError("no such thing")
+
+    monkeypatch.setattr("bench.measuring.costs_of", lambda _: (1.0, 2.0))
+    for first, count in ((int, 2), (unable, 0)):
+        scene = Scene("some", lambda _, first=first: [Step("a", first), Step("b", int)])  # type: ignore[misc]
+        found = list(_measurement(tmp_path, _choice()).take([scene], _subjects(BASE)))
+        assert len([row for row in found if row.table == COSTS]) == count
+
+
 def test_latencies_become_percentiles(tmp_path: Path) -> None:
     scene = Scene("some", lambda _: [Step("a", lambda: Latencies([1000, 2000, 3000]))])
     found = list(_measurement(tmp_path, _choice()).take([scene], _subjects(BASE)))
