@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,19 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), "?")
 
 
+def _disk(place: Path) -> str:
+    """What the file system of a directory is on, as far as the kernel tells."""
+    number = place.stat().st_dev
+    device = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve()
+    if (device / "partition").exists():
+        device = device.parent
+    if not (device / "queue").exists():
+        return "?"
+    model, size = device / "device/model", int((device / "size").read_text()) * 512
+    name = model.read_text().strip() if model.exists() else device.name
+    return f"{name} of {size / 1e9:.0f} GB"
+
+
 def facts() -> dict[str, str]:
     """The machine, by short names."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -36,6 +50,7 @@ def facts() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "memory": f"{pages / 1e9:.0f} GB",
         "kernel": platform.release(),
+        "disk": _disk(Path(tempfile.gettempdir())),
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
     }

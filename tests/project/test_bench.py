@@ -120,14 +120,23 @@ def test_what_a_subject_cannot_do_is_named(tmp_path: Path) -> None:
     assert list(taking.notes.missing) == [f"a ({BASE}): no such thing"]
 
 
-def test_costs_are_of_the_whole_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_are_of_a_whole_scene(tmp_path: Path) -> None:
     def unable() -> None:
         raise UnableError("no such thing")
 
-    monkeypatch.setattr("bench.measuring.costs_of", lambda _: (1.0, 2.0))
+    @contextmanager
+    def mount(subject: Subject, places: Places) -> Iterator[Path]:
+        """Who serves the mount has its name among its words."""
+        words = [sys.executable, "-c", "input()", str(places.mountpoint)]
+        with subprocess.Popen(words, stdin=subprocess.PIPE) as server:
+            yield places.lower
+            server.communicate(b"\n")
+
     for first, count in ((int, 2), (unable, 0)):
-        scene = Scene("some", lambda _, first=first: [Step("a", first), Step("b", int)])  # type: ignore[misc]
-        found = list(_measurement(tmp_path, _choice()).take([scene], _subjects(BASE)))
+        steps = [Step("a", first), Step("b", int)]
+        scene = Scene("some", lambda _, steps=steps: steps)  # type: ignore[misc]
+        taking = Measurement(Places.below(tmp_path), _choice(), Notebook(), mount=mount)
+        found = list(taking.take([scene], _subjects(OURS)))
         assert len([row for row in found if row.table == COSTS]) == count
 
 
