@@ -127,8 +127,13 @@ def test_costs_are_of_a_whole_scene(tmp_path: Path) -> None:
     @contextmanager
     def mount(subject: Subject, places: Places) -> Iterator[Path]:
         """Who serves the mount has its name among its words."""
-        words = [sys.executable, "-c", "input()", str(places.mountpoint)]
-        with subprocess.Popen(words, stdin=subprocess.PIPE) as server:
+        words = [sys.executable, "-c", "input(input())", str(places.mountpoint)]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            server.stdin.write(b"started\n")
+            server.stdin.flush()
+            assert server.stdout.read(7) == b"started"
             yield places.lower
             server.communicate(b"\n")
 
