@@ -13,7 +13,9 @@
 # make soak             compare random operations with overlayfs for SOAK_MINUTES; SOAK_ARGS
 # make soak-faults      kill daemons and commits for SOAK_MINUTES
 # make soak-powercut    cut the power of recorded disks for SOAK_MINUTES
-# make bench            measure; prints tables, keeps JSON; BENCH_ARGS=--quick for a short run
+# make bench            measure; one table, one picture, one JSON; BENCH_ARGS=--quick for a short run
+# make bench-long       measure everything else as well: index, mounts, pull, podman, search, ...
+# make bench-supplies   fetch what `make bench` compares with and works on; it uses no network itself
 # make core             compile the C core in place, after a change to csrc
 # make wheel, make clean
 
@@ -25,7 +27,8 @@ C_FILES = $(wildcard csrc/*/*.c csrc/*/*.h tests/c/*.c tests/c/*.h tests/faults/
 C_FLAGS := -std=c17 -O2 -D_GNU_SOURCE -Wall -Wextra -Werror -fvisibility=hidden -pthread
 
 .PHONY: setup setup-test core install uninstall demo check test test-long test-newest docs lint lint-style \
-	lint-format lint-types lint-c lint-c-format lint-docs fuzz fuzz-mount soak soak-faults soak-powercut bench wheel clean
+	lint-format lint-types lint-c lint-c-format lint-docs fuzz fuzz-mount soak soak-faults soak-powercut \
+	bench bench-long bench-supplies wheel clean
 
 setup:
 	@scripts/setup.sh
@@ -108,6 +111,13 @@ soak-powercut: setup-test
 
 bench: setup-test
 	$(VENV)/python -m bench $(BENCH_ARGS)
+
+bench-long: setup-test
+	$(VENV)/python -m bench --all $(BENCH_ARGS)
+
+bench-supplies: setup-test
+	$(VENV)/python -m bench.supplies
+	$(VENV)/python -m bench.peers
 
 wheel: setup
 	$(VENV)/python -m pip wheel -q --no-deps -w dist .

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from bench.interrupts import undisturbed
 from bench.measuring import Notebook, UnableError
 from bench.subjects import quietly
 
@@ -38,16 +38,6 @@ def _obstacle(work: Path, size: int) -> str:
     if shutil.disk_usage(work).free < size:  # a sparse file on a full disk would be a broken disk
         return f"less than {size // GIGABYTE} GB are free"
     return ""
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait: for us, and for the programs that are started here."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # ---- the loop device -----------------------------------------------------------------------------
@@ -85,22 +75,26 @@ def _unmount(place: Path) -> None:
 
 
 @contextmanager
-def journalled(work: Path, size: int) -> Iterator[Path]:
-    """A new ext4 of that many bytes; its image is a sparse file in ``work``. Both go at the end."""
+def journalled(work: Path, size: int, files: int = 0) -> Iterator[Path]:
+    """A new ext4 of that many bytes; its image is a sparse file in ``work``. Both go at the end.
+
+    ``files`` is how many inodes it has, where the usual number of its size is not enough.
+    """
     if obstacle := _obstacle(work, size):
         raise UnableError(obstacle)
     image, place = work / "disk.img", work / "disk"
     try:
         with image.open("wb") as file:
             file.truncate(size)
-        quietly(*_MKFS, image)
+        inodes = ("-N", str(files)) if files else ()
+        quietly(*_MKFS, *inodes, image)
         place.mkdir()
-        with _undisturbed():
+        with undisturbed():
             quietly("mount", "-o", "loop", image, place)
         _cache_once(place)
         yield place
     finally:
-        with _undisturbed():
+        with undisturbed():
             if place.is_mount():
                 _unmount(place)
             if place.exists():
@@ -138,11 +132,11 @@ def describe(path: Path) -> str:
 
 
 @contextmanager
-def place_for(part: str, work: Path, size: int, notes: Notebook) -> Iterator[Path]:
+def place_for(part: str, work: Path, size: int, notes: Notebook, files: int = 0) -> Iterator[Path]:
     """A directory on a disk of its own, else in ``work``; the notes say which. It is removed."""
     with ExitStack() as stack:
         try:
-            place = stack.enter_context(journalled(work, size))
+            place = stack.enter_context(journalled(work, size, files))
         except (UnableError, OSError, subprocess.SubprocessError) as error:
             notes.miss("a disk of its own", f"part {part}", error)
             place = work / "disk"

@@ -15,14 +15,14 @@ import random
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 from bench import disk, lower, subjects
+from bench.clients import at_once
 from bench.measuring import (
     COLD,
     LATENCY,
@@ -40,7 +40,7 @@ from bench.measuring import (
 )
 from bench.subjects import NATIVE, Choice, Places, Subject, quietly
 
-_NAMES = 2000  # names that do not exist; extended attributes that are asked for
+NAMES = 2000  # names that do not exist; extended attributes that are asked for
 _RANDOM = 4000  # reads of 4 KiB
 _BLOCK = 4096
 _JOBS = 8
@@ -82,12 +82,12 @@ class Names:
         return [name for name in self.files if name.startswith("bench/directory")]
 
 
-def _stat_all(top: Path, names: Names) -> None:
+def stat_all(top: Path, names: Names) -> None:
     for name in names.everything:
         os.lstat(f"{top}/{name}")
 
 
-def _read_all(top: Path, files: Sequence[str]) -> None:
+def read_all(top: Path, files: Sequence[str]) -> None:
     for name in files:
         fd = os.open(f"{top}/{name}", os.O_RDONLY)
         while os.read(fd, 1 << 17):
@@ -95,14 +95,14 @@ def _read_all(top: Path, files: Sequence[str]) -> None:
         os.close(fd)
 
 
-def _ask_absent(top: Path, prefix: str) -> None:
-    for number in range(_NAMES):
+def ask_absent(top: Path, prefix: str) -> None:
+    for number in range(NAMES):
         with suppress(FileNotFoundError):
             os.lstat(f"{top}/bench/{prefix}{number}")
 
 
-def _ask_xattr(top: Path, names: Names) -> None:
-    for name in names.files[:_NAMES]:
+def ask_xattr(top: Path, names: Names) -> None:
+    for name in names.files[:NAMES]:
         try:
             os.getxattr(f"{top}/{name}", "user.bench")
         except OSError as error:
@@ -110,7 +110,7 @@ def _ask_xattr(top: Path, names: Names) -> None:
                 raise
 
 
-def _read_through(path: Path) -> None:
+def read_through(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     while os.read(fd, 1 << 20):
         pass
@@ -124,18 +124,6 @@ def _read_at_random(path: Path, seed: int) -> None:
     for _ in range(_RANDOM):
         os.pread(fd, _BLOCK, rng.randrange(blocks) * _BLOCK)
     os.close(fd)
-
-
-def _at_once(works: Sequence[tuple[Callable[..., None], tuple[object, ...]]]) -> None:
-    """Several processes at the same time."""
-    context = get_context("fork")
-    running = [context.Process(target=function, args=words) for function, words in works]
-    for one in running:
-        one.start()
-    for one in running:
-        one.join()
-    if any(one.exitcode for one in running):
-        raise UnableError("a process failed")
 
 
 def _grep(top: Path) -> None:
@@ -213,7 +201,7 @@ def _directory(
     top: Path, place: Path, *, files: int = 0, known: Sequence[str] = ()
 ) -> Iterator[None]:
     """A new directory, which is removed again: the lower one stays what it is."""
-    _read_all(top, known)
+    read_all(top, known)
     place.mkdir()
     try:
         for number in range(files):
@@ -254,25 +242,25 @@ def _reading(top: Path, names: Names, elsewhere: Path) -> Iterator[Step]:
     """In this order: what is called cold has not been asked for before."""
     large = top / "bench/large"
     for state in (COLD, WARM):
-        yield Step(f"stat walk, {state}", partial(_stat_all, top, names), state)
+        yield Step(f"stat walk, {state}", partial(stat_all, top, names), state)
     for state in (COLD, WARM):
-        yield Step(f"open, read, close, {state}", partial(_read_all, top, names.files), state)
-    absent, what = partial(_ask_absent, top, "absent"), f"{_NAMES} names that do not exist"
+        yield Step(f"open, read, close, {state}", partial(read_all, top, names.files), state)
+    absent, what = partial(ask_absent, top, "absent"), f"{NAMES} names that do not exist"
     yield Step(f"{what}, first", absent, COLD)
     yield Step(f"{what}, again", absent)
-    yield Step(f"getxattr of {_NAMES} files", partial(_ask_xattr, top, names))
+    yield Step(f"getxattr of {NAMES} files", partial(ask_xattr, top, names))
     yield from _programs(top, elsewhere)
     yield Step("large file, random 4 KiB, 1 process", partial(_read_at_random, large, 1), COLD)
     jobs = [(_read_at_random, (large, seed)) for seed in range(2, 2 + _JOBS)]
-    yield Step(f"large file, random 4 KiB, {_JOBS} processes", partial(_at_once, jobs), COLD)
+    yield Step(f"large file, random 4 KiB, {_JOBS} processes", partial(at_once, jobs), COLD)
 
 
 def _at_large(top: Path, names: Names) -> Iterator[Step]:
     parts = [names.files[number::_JOBS] for number in range(_JOBS)]
-    works = [(_read_all, (top, part)) for part in parts]
-    yield Step(f"open, read, close, cold, {_JOBS} processes", partial(_at_once, works), COLD)
+    works = [(read_all, (top, part)) for part in parts]
+    yield Step(f"open, read, close, cold, {_JOBS} processes", partial(at_once, works), COLD)
     for state in (COLD, WARM):
-        work = partial(_read_through, top / "bench/large")
+        work = partial(read_through, top / "bench/large")
         yield Step(f"large file, sequential, {state}", work, state)
 
 
@@ -303,7 +291,7 @@ def _prepare(places: Places, images: Path, *, quick: bool, debian: bool) -> Name
     top = places.lower / "bench"
     top.mkdir(parents=True)
     rng = random.Random(6)
-    lower.write_small(top, _NAMES, rng)
+    lower.write_small(top, NAMES, rng)
     lower.write_large(top / "large", 64 if quick else 1024, rng)
     lower.make_clean_repository(top / "repository", _SOURCES)
     return Names.of(places.lower)

@@ -43,7 +43,7 @@ def in_chroot(root: Path) -> Iterator[Callable[..., str]]:
         yield partial(chroot, root)
 
 
-def _copy_settings(root: Path) -> None:
+def copy_settings(root: Path) -> None:
     """How this machine reaches its archive."""
     (root / "etc/apt/sources.list").write_text(f"deb [trusted=yes] {mirror()} bookworm main\n")
     for name in ("etc/resolv.conf", "etc/hosts"):
@@ -59,7 +59,7 @@ def _copy_settings(root: Path) -> None:
 def make_debian_to_install(images: Path, top: Path) -> None:
     """A Debian root that has packages ready to be installed, so that the network is not timed."""
     run("cp", "-a", real_image(images).reference("docker-archive"), top)
-    _copy_settings(top)
+    copy_settings(top)
     with in_chroot(top) as call:
         call("apt-get", "update", "-q")
         call("apt-get", "install", "-y", "-q", "--download-only", *PACKAGES)
@@ -77,7 +77,7 @@ def debian_with_python(images: Path) -> Path:
         shutil.rmtree(unfinished, ignore_errors=True)
         _KEPT.mkdir(parents=True, exist_ok=True)
         run("cp", "-a", image.reference("docker-archive"), unfinished)
-        _copy_settings(unfinished)
+        copy_settings(unfinished)
         with in_chroot(unfinished) as call:
             call("apt-get", "update", "-q")
             call("apt-get", "install", "-y", "-q", "--no-install-recommends", "python3")

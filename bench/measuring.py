@@ -18,10 +18,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.subjects import Choice, Places, Subject, costs_of, mounted
+from bench.machine import Watch
+from bench.subjects import BASE, Choice, Places, Subject, costs_of, mounted, prepared
 
 COLD, WARM, LATENCY, COSTS, WRITING = "cold", "warm", "latency", "costs", "writing"
-_PERCENTILES = (50.0, 99.0, 99.9)
 _NOTHING: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
@@ -29,8 +29,18 @@ class UnableError(RuntimeError):
     """A subject does not do what a row is about; the text says why."""
 
 
+class WrongError(UnableError):
+    """A subject has done something else than what was asked for."""
+
+
+class Seconds(float):
+    """What a step has taken by a clock of its own, where ours would count other things, too."""
+
+
 class Latencies(list[int]):
     """Nanoseconds of single calls."""
+
+    percentiles: tuple[float, ...] = (50.0, 99.0, 99.9)  # the rows that they become
 
     def percentile(self, percent: float) -> float:
         """The nearest rank, in microseconds."""
@@ -60,6 +70,8 @@ class Step:
     work: Callable[[], object]  # Latencies become one row for each percentile
     table: str = WARM
     around: Callable[[], AbstractContextManager[object]] = _NOTHING
+    cold: bool = False  # the kernel's caches are dropped right before it
+    result: Callable[[], str] | None = None  # what it has done: the same by every subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +82,12 @@ class Scene:
     steps: Callable[[Path], Iterable[Step]]
     fits: Callable[[Subject], bool] = lambda _: True
     cold: bool = True  # the kernel's caches are dropped before
+    places: Places | None = None  # where it is done, if not where the others are
+    unmounted: Callable[[Subject, Places], Iterable[Step]] | None = None  # steps that mount
+
+    def named(self) -> list[str]:
+        """The rows that it has."""
+        return [step.what for step in self.steps(Path())]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +114,9 @@ class Notebook:
     taken: dict[tuple[str, str, str], dict[str, list[float]]] = field(default_factory=dict)
     missing: dict[str, None] = field(default_factory=dict)
     file_systems: dict[str, str] = field(default_factory=dict)  # what a part was done on
+    results: dict[str, dict[str, set[str]]] = field(default_factory=dict)  # of rows, by subject
+    wrong: list[str] = field(default_factory=list)  # rows whose results differ
+    watch: Watch = field(default_factory=Watch)  # what else the machine does
 
     def add(self, what: str, unit: str, table: str, subject: str, value: float) -> None:
         """Keep one number."""
@@ -106,8 +127,24 @@ class Notebook:
         """Keep that there is none."""
         self.missing[f"{what} ({subject}): {_why(error)}"] = None
 
+    def judge(self) -> None:
+        """Take out what a subject has taken for another result than overlayfs has.
+
+        Without overlayfs the first subject says what is right.
+        """
+        for what, found in self.results.items():
+            first = BASE if BASE in found else next(iter(found))
+            for subject, results in found.items():
+                if results != found[first] or len(results) != 1:
+                    self.wrong.append(f"{what} ({subject}): not the result of {first}")
+                    for (row, _, _), taken in self.taken.items():
+                        if row == what:
+                            taken.pop(subject, None)
+        self.results.clear()
+
     def readings(self) -> Iterator[Reading]:
         """Hand over the rows."""
+        self.judge()
         for (what, unit, table), taken in self.taken.items():
             yield Reading(what, unit, table, dict(taken))
         self.taken.clear()
@@ -125,24 +162,32 @@ class Measurement:
 
     def wants(self, scene: Scene) -> bool:
         """Whether any row of it is wanted."""
-        return any(self.choice.takes(step.what) for step in scene.steps(Path()))
+        return any(map(self.choice.takes, scene.named()))
 
-    def take(self, scenes: Sequence[Scene], subjects: Sequence[Subject]) -> Iterator[Reading]:
-        """Every scene that has a wanted row, by every subject."""
+    def take(self, scenes: Iterable[Scene], subjects: Sequence[Subject]) -> Iterator[Reading]:
+        """Every scene that has a wanted row, by every subject; each pass another one begins."""
         for scene in scenes:
             if self.wants(scene):
-                for _ in range(self.choice.passes):
-                    for subject in filter(scene.fits, subjects):
+                fitting = list(filter(scene.fits, subjects))
+                for number in range(self.choice.passes if fitting else 0):
+                    self.notes.watch.look()
+                    first = number % len(fitting)
+                    for subject in fitting[first:] + fitting[:first]:
                         self._play(scene, subject)
                 yield from self.notes.readings()
 
     def _play(self, scene: Scene, subject: Subject) -> None:
+        places = scene.places or self.places
         if scene.cold and self.choice.drop_caches:
             _drop_caches()
         try:
-            with self.mount(subject, self.places) as top:
+            if scene.unmounted is not None:
+                with prepared(places):
+                    self._do(list(scene.unmounted(subject, places)), subject)
+                return
+            with self.mount(subject, places) as top:
                 whole = self._do(list(scene.steps(top)), subject)
-                costs = costs_of(self.places.mountpoint)
+                costs = costs_of(places.mountpoint)
         except (OSError, subprocess.SubprocessError) as error:
             self.notes.miss(f"scene {scene.name}", subject.name, error)
             return
@@ -155,31 +200,46 @@ class Measurement:
         self.notes.add(f"peak memory {who}, MB", "MB", COSTS, subject.name, memory)
 
     def _do(self, steps: Sequence[Step], subject: Subject) -> bool:
-        """Do the steps up to the last that is wanted; whether that was all of them."""
+        """Do the steps up to the last that is wanted; whether all of them were done."""
         wanted = [self.choice.takes(step.what) for step in steps]
         last = max(number for number, one in enumerate(wanted) if one)
+        done = 0
         for number in range(last + 1):
+            step = steps[number]
             try:
-                found = self._time(steps[number])
+                found = self._time(step)
+                if wanted[number] and step.result is not None:
+                    self._keep_result(found, step.result(), subject)
             except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-                self.notes.miss(steps[number].what, subject.name, error)
+                self.notes.miss(step.what, subject.name, error)
+                if isinstance(error, WrongError):
+                    self.notes.wrong.append(f"{step.what} ({subject.name}): {error}")
                 continue
+            done += 1
             for what, unit, value in found if wanted[number] else ():
-                self.notes.add(what, unit, steps[number].table, subject.name, value)
-        return last + 1 == len(steps)
+                self.notes.add(what, unit, step.table, subject.name, value)
+        return done == len(steps)
+
+    def _keep_result(
+        self, found: Sequence[tuple[str, str, float]], result: str, subject: Subject
+    ) -> None:
+        for what, _, _ in found:
+            self.notes.results.setdefault(what, {}).setdefault(subject.name, set()).add(result)
 
     def _time(self, step: Step) -> list[tuple[str, str, float]]:
         with step.around():
             self.before_step()
+            if step.cold and self.choice.drop_caches:
+                _drop_caches()
             start = time.perf_counter()
             found = step.work()
             seconds = time.perf_counter() - start
         if isinstance(found, Latencies):
             return [
                 (f"{step.what}, p{percent:g}", "µs", found.percentile(percent))
-                for percent in _PERCENTILES
+                for percent in found.percentiles
             ]
-        return [(step.what, "s", seconds)]
+        return [(step.what, "s", float(found) if isinstance(found, Seconds) else seconds)]
 
 
 def present(choice: Choice, every: Sequence[Subject], notes: Notebook) -> list[Subject]:
@@ -187,7 +247,7 @@ def present(choice: Choice, every: Sequence[Subject], notes: Notebook) -> list[S
     found = []
     for subject in choice.among(every):
         if subject.program() is None:
-            notes.miss("every row", subject.name, "not on this machine")
+            notes.miss("every row", subject.name, subject.absent)
         else:
             found.append(subject)
     return found

@@ -1,8 +1,9 @@
 """Programs to compare with that the distribution has not, or has in an older version.
 
 ``python -m bench.peers`` fetches and builds them below ``bench/out/peers`` and prints where they
-are: the newest fuse-overlayfs whose source the archive of this machine's apt has, and ratarmount
-from the package index of pip. What is there already is left as it is.
+are: the newest fuse-overlayfs in C whose source the archive of this machine's apt has,
+fuse-overlayfs 2, which is written in Rust, by cargo, and ratarmount from the package index of pip.
+What is there already is left as it is, and what cannot be built is named.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,11 @@ class Peer:
 def newest_fuse_overlayfs() -> Peer | None:
     """The one that was built here."""
     return next(_found("fuse-overlayfs-*", "fuse-overlayfs"), None)
+
+
+def second_fuse_overlayfs() -> Peer | None:
+    """The one in Rust that cargo built here."""
+    return next(_found("cargo-fuse-overlayfs-*", "bin/fuse-overlayfs"), None)
 
 
 def ratarmount() -> Peer | None:
@@ -122,6 +128,22 @@ def build_fuse_overlayfs() -> Peer:
     return Peer(directory / "fuse-overlayfs", version)
 
 
+def build_second_fuse_overlayfs() -> Peer:
+    """Build version 2 with cargo, with the versions of its libraries that its authors chose."""
+    if shutil.which("cargo") is None:
+        raise RuntimeError("there is no cargo; install Rust 1.85 or newer")
+    program = "fuse-overlayfs"
+    PLACE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".cargo-", dir=PLACE) as made:
+        run("cargo", "install", "-q", "--locked", "--root", made, "--version", "^2", program)
+        said = run(f"{made}/bin/{program}", "--version")
+        version = said.splitlines()[0].rpartition(" ")[2]
+        directory = PLACE / f"cargo-fuse-overlayfs-{version}"
+        directory.mkdir(exist_ok=True)
+        shutil.move(f"{made}/bin", directory / "bin")
+    return Peer(directory / "bin" / program, version)
+
+
 # ---- ratarmount ----------------------------------------------------------------------------------
 
 
@@ -139,13 +161,25 @@ def install_ratarmount() -> Peer:
     return Peer(directory / "bin/ratarmount", directory.name.rpartition("-")[2])
 
 
+_WAYS: Sequence[tuple[Callable[[], Peer | None], Callable[[], Peer]]] = (
+    (newest_fuse_overlayfs, build_fuse_overlayfs),
+    (second_fuse_overlayfs, build_second_fuse_overlayfs),
+    (ratarmount, install_ratarmount),
+)
+
+
 def main() -> None:
-    """Build what is not there, and print the paths."""
-    for peer in (
-        newest_fuse_overlayfs() or build_fuse_overlayfs(),
-        ratarmount() or install_ratarmount(),
-    ):
-        print(peer.program, peer.version, sep="\t")
+    """Build what is not there, and print the paths; 1 if something cannot be built."""
+    failed = False
+    for find, build in _WAYS:
+        try:
+            peer = find() or build()
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+            print(f"{build.__name__}: {error}", file=sys.stderr)
+            failed = True
+        else:
+            print(peer.program, peer.version, sep="\t")
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """What unionmount's speed and memory are, beside those of the tools that do the same job.
 
-    python -m bench [--quick] [--only PART …] [--output FILE] [--images DIR]
+    python -m bench [--quick] [--all | --only PART …] [--output FILE] [--images DIR]
                     [--rows PIECE …] [--subjects PATTERN …] [--passes N] [--keep-caches]
 
-Prints Markdown tables and keeps all numbers as JSON. bench/README.md says how each number is taken.
+Prints Markdown tables and keeps all numbers as JSON; the parts operations, work and scale make one
+table, with a picture. bench/README.md says how each number is taken.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import signal
 import statistics
@@ -25,8 +25,10 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from bench import results, synthetic, tables
+from bench import machine, report, results, synthetic, tables
 from bench.results import Row
 
 PROJECT = Path(__file__).parent.parent
@@ -38,12 +40,15 @@ from bench import (  # noqa: E402 - likewise
     extract,
     fastpath,
     finding,
+    operations,
     podman,
     registry,
+    scale,
     searching,
     subjects,
     writing,
 )
+from bench import work as real_work  # noqa: E402 - likewise
 from bench.measuring import Notebook, Reading  # noqa: E402 - likewise
 from bench.subjects import BASE, PASSES, Choice  # noqa: E402 - likewise
 from unionmount.core import Indexer  # noqa: E402
@@ -51,6 +56,7 @@ from unionmount.core import Indexer  # noqa: E402
 _MANY = {"MB/s": "", "headers/s": ">= 500,000"}
 _LARGE = {"MB/s": ">= 1,000"}
 _PARTS = [
+    *report.PARTS,
     "index",
     "shapes",
     "others",
@@ -62,6 +68,7 @@ _PARTS = [
     "grep",
     "find",
 ]
+_TABLE = ", ".join(report.PARTS)
 _COMMAND = Path(sys.executable).parent / "unionmount"
 
 
@@ -299,6 +306,19 @@ def _compared(part: str, readings: Iterator[Reading]) -> Iterator[Row]:
             yield replace(row, subject=subject, ratio=ratio, table=reading.table)
 
 
+_TABLE_PARTS = {"operations": operations, "work": real_work, "scale": scale}
+
+
+def _in_table(
+    name: str, part: ModuleType, work: Path, choice: Choice, notes: Notebook, quick: bool
+) -> Iterator[Row]:
+    """A part of the one table; what it lacks as a whole is named, and the next one follows."""
+    try:
+        yield from _compared(name, part.measure(work, choice, notes, quick=quick))
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        notes.miss("every row", f"part {name}", error)
+
+
 # ---- pulling -----------------------------------------------------------------------------------
 
 
@@ -350,36 +370,40 @@ def finds(work: Path, choice: Choice, quick: bool) -> Iterator[Row]:
 # ---- the face ----------------------------------------------------------------------------------
 
 
-def _machine() -> dict[str, str]:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    model = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), "?")
-    return {
-        "processor": model,
-        "cores": str(os.cpu_count()),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench")
-    parser.add_argument("--quick", action="store_true", help="smaller numbers, for a look")
-    parser.add_argument("--only", nargs="*", default=_PARTS, choices=_PARTS, metavar="PART")
-    parser.add_argument("--output", type=Path, default=PROJECT / "bench/out/results.json")
+    parser.add_argument("--quick", action="store_true", help="once, with small numbers, for a look")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--all", action="store_true", help=f"all parts, not only {_TABLE}")
+    which.add_argument("--only", nargs="*", choices=_PARTS, metavar="PART", help=", ".join(_PARTS))
+    parser.add_argument("--output", type=Path, metavar="FILE.json")
     images = os.environ.get("UNIONMOUNT_TEST_IMAGES", PROJECT / "bench/out/images")
     parser.add_argument("--images", type=Path, default=images)
-    some = parser.add_argument_group("of the parts writing and fastpath")
+    some = parser.add_argument_group("of the parts that compare file systems")
     some.add_argument("--rows", nargs="+", default=[""], metavar="PIECE", help="of their names")
     some.add_argument("--subjects", nargs="+", default=["*"], metavar="PATTERN")
-    some.add_argument("--passes", type=int, default=PASSES)
+    some.add_argument("--passes", type=int, help=f"{PASSES}, or 1 with --quick")
     some.add_argument(
         "--keep-caches", action="store_true", help="for a look: what is cold is so for the mount"
     )
-    arguments = parser.parse_args()
-    if not _choice(arguments).among((*subjects.READING, *subjects.WRITING)):
-        names = dict.fromkeys(one.name for one in (*subjects.READING, *subjects.WRITING))
-        parser.error(f"no such subject; there are: {'; '.join(names)}")
+    return _completed(parser, parser.parse_args())
+
+
+def _completed(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace
+) -> argparse.Namespace:
+    """Choose what was left open, and refuse what would spoil what is kept."""
+    if arguments.only is None:
+        arguments.only = _PARTS if arguments.all else list(report.PARTS)
+    if arguments.passes is None:
+        arguments.passes = 1 if arguments.quick else PASSES
+    if arguments.output is None:
+        name = "quick" if arguments.quick else "bench"
+        arguments.output = PROJECT / f"bench/out/{name}.json"
+    if arguments.quick and arguments.output.resolve().parent == PROJECT / "bench":
+        parser.error("a quick run is not worth keeping: name a file outside of bench/ as --output")
+    if not _choice(arguments).among(subjects.EVERY):
+        parser.error(f"no such subject; there are: {'; '.join(one.name for one in subjects.EVERY)}")
     return arguments
 
 
@@ -394,6 +418,10 @@ def _measure(arguments: argparse.Namespace, notes: Notebook) -> Generator[Row, N
     with tempfile.TemporaryDirectory(prefix="unionmount-bench-") as made:
         work = Path(made)
         parts: dict[str, Callable[[], Iterator[Row]]] = {
+            name: partial(_in_table, name, part, Path(made), choice, notes, quick)
+            for name, part in _TABLE_PARTS.items()
+        }
+        parts |= {
             "index": lambda: index(work, quick),
             "shapes": lambda: shapes(work, quick),
             "others": lambda: others(work, images),
@@ -428,8 +456,38 @@ def _told(arguments: argparse.Namespace, notes: Notebook) -> Iterator[Row]:
             yield row
 
 
+def _facts(rows: list[Row], notes: Notebook, choice: Choice) -> dict[str, Any]:
+    """What a run says once."""
+    facts: dict[str, Any] = {
+        "machine": machine.facts(),
+        "load": notes.watch.facts(),
+        "arguments": sys.argv[1:],
+        "caches dropped": choice.drop_caches,
+        "versions": subjects.versions({row.subject for row in rows if row.subject}),
+        "programs": machine.programs(),
+        "file systems": notes.file_systems,
+        "missing": list(notes.missing),
+    }
+    return facts | ({"wrong": notes.wrong} if notes.wrong else {})
+
+
+def _keep(output: Path, facts: dict[str, Any], rows: list[Row]) -> None:
+    """Write and print: the one table, and those of other parts."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    ours = [row for row in rows if row.part in report.PARTS]
+    others = [row for row in rows if row.part not in report.PARTS]
+    if ours:
+        found = report.Report(facts, ours)
+        found.write(output)
+        print(found.table())
+    if others:
+        path = output.with_stem(f"{output.stem}-parts") if ours else output
+        results.write(path, facts, others)
+        tables.show(others, facts["versions"])
+
+
 def main() -> None:
-    """Measure, print the tables, keep the numbers."""
+    """Measure, print the tables, keep the numbers; 1 if a subject did not do what was asked for."""
     arguments = _arguments()
     signal.signal(signal.SIGTERM, _end)
     notes = Notebook()
@@ -441,14 +499,6 @@ def main() -> None:
         print(f"missing: {missing}", file=sys.stderr)
     if not rows:
         sys.exit("bench: no such row")
-    compared = {row.subject for row in rows if row.subject}
-    facts = {
-        "machine": _machine(),
-        "arguments": sys.argv[1:],
-        "versions": subjects.versions(compared),
-        "file systems": notes.file_systems,
-        "missing": list(notes.missing),
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    results.write(arguments.output, facts, rows)
-    tables.show(rows, subjects.versions(compared))
+    _keep(arguments.output, _facts(rows, notes, _choice(arguments)), rows)
+    if notes.wrong:
+        sys.exit("bench: wrong results\n" + "\n".join(notes.wrong))

@@ -11,11 +11,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bench import peers
+from bench.interrupts import undisturbed
 
 BASE = "overlayfs"  # what the others are compared with
 NATIVE = "native directory"
@@ -34,12 +37,14 @@ class Places:
     upper: Path
     work: Path
     mountpoint: Path
+    lowers: tuple[str, ...] = ()  # names beside the mount point, of several lower directories
 
     @classmethod
     def below(cls, work: Path) -> Places:
         """Everything in one directory."""
         names = ("lower", "image.tar", "upper", "work", "mnt")
-        return cls(*(work / name for name in names))
+        lower, image, upper, own, mountpoint = (work / name for name in names)
+        return cls(lower, image, upper, own, mountpoint)
 
     @property
     def squashfs(self) -> Path:
@@ -60,8 +65,24 @@ class Places:
 
     @property
     def options(self) -> str:
-        """What overlayfs and its kin are told."""
+        """What overlayfs and its kin are told.
+
+        Several lower directories go by their names, from the directory that they are in: mount(2)
+        takes no more than a page of options.
+        """
+        if self.lowers:
+            lowers = ":".join(self.lowers)
+            return f"lowerdir={lowers},upperdir={self.upper.name},workdir={self.work.name}"
         return f"lowerdir={self.lower},upperdir={self.upper},workdir={self.work}"
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """How podman uses a subject for its driver ``overlay``."""
+
+    kernel: bool = False  # podman mounts by itself
+    ours: bool = False  # the program is the one that podman calls, beside the command
+    options: str = ""  # of the mount
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +95,8 @@ class Subject:
     version: Callable[[], str]
     shows: str = "lower"  # which property of Places it is made of
     copies: bool = False  # changes go to an upper, the lower directory stays as it is
+    absent: str = "not on this machine"  # why there is no program
+    engine: Engine | None = None  # None: podman cannot use it
 
 
 # ---- commands ------------------------------------------------------------------------------------
@@ -89,6 +112,12 @@ def _fuse_overlayfs(places: Places) -> Command:
 
 def _newest_fuse_overlayfs(places: Places) -> Command:
     peer = peers.newest_fuse_overlayfs()
+    assert peer is not None
+    return [peer.program, *_fuse_overlayfs(places)[1:]]
+
+
+def _second_fuse_overlayfs(places: Places) -> Command:
+    peer = peers.second_fuse_overlayfs()
     assert peer is not None
     return [peer.program, *_fuse_overlayfs(places)[1:]]
 
@@ -192,14 +221,65 @@ def _ours(name: str, command: Callable[[Places], Command], shows: str, copies: b
     return Subject(name, command, lambda: sys.executable, _our_version, shows, copies)
 
 
-_NEWEST, _RATARMOUNT = peers.newest_fuse_overlayfs, peers.ratarmount
+@cache
+def _is_accepted(option: str) -> bool:
+    """Whether unionmount mounts with an option: those that it does not know, it refuses."""
+    with TemporaryDirectory(prefix="unionmount-bench-") as made:
+        places = Places.below(Path(made))
+        for path in (places.lower, places.upper, places.work, places.mountpoint):
+            path.mkdir()
+        words, environment = _overlay(option)(places), os.environ | places.environment
+        try:
+            done = subprocess.run(words, check=False, capture_output=True, env=environment)
+        finally:
+            with undisturbed():
+                unmount(places.mountpoint)
+        return done.returncode == 0
 
-_COPYING = (
-    Subject(BASE, _overlayfs, _which("mount"), platform.release, copies=True),
-    Subject(
-        *("fuse-overlayfs", _fuse_overlayfs, _which("fuse-overlayfs"), _package("fuse-overlayfs")),
+
+def _kernel_has_uring() -> bool:
+    """Whether root has switched FUSE over io_uring on; where it is off, a mount may fall back."""
+    try:
+        return Path("/sys/module/fuse/parameters/enable_uring").read_text() == "Y\n"
+    except OSError:
+        return False
+
+
+def _with_option(option: str, can: Callable[[], bool], absent: str) -> Subject:
+    """A transport of ours that has to be asked for; the machine has it if a mount accepts it."""
+
+    def program() -> str | None:
+        return sys.executable if can() and _is_accepted(option) else None
+
+    return Subject(
+        *(f"unionmount overlay, {option}", _overlay(option), program, _our_version),
         copies=True,
-    ),
+        absent=absent,
+        engine=Engine(ours=True, options=option),
+    )
+
+
+_NEWEST, _RATARMOUNT = peers.newest_fuse_overlayfs, peers.ratarmount
+_SECOND = peers.second_fuse_overlayfs
+
+_OVERLAYFS = Subject(
+    BASE, _overlayfs, _which("mount"), platform.release, copies=True, engine=Engine(kernel=True)
+)
+_FIRST_FUSE_OVERLAYFS = Subject(
+    *("fuse-overlayfs", _fuse_overlayfs, _which("fuse-overlayfs"), _package("fuse-overlayfs")),
+    copies=True,
+    engine=Engine(),
+)
+_SECOND_FUSE_OVERLAYFS = Subject(
+    *("fuse-overlayfs 2", _second_fuse_overlayfs, _built(_SECOND), _version_built(_SECOND)),
+    copies=True,
+    absent="python -m bench.peers builds it where cargo and rustc 1.85 are",
+    engine=Engine(),
+)
+_COPYING = (
+    _OVERLAYFS,
+    _FIRST_FUSE_OVERLAYFS,
+    _SECOND_FUSE_OVERLAYFS,
     Subject(
         *("fuse-overlayfs, newest", _newest_fuse_overlayfs),
         *(_built(_NEWEST), _version_built(_NEWEST)),
@@ -221,20 +301,46 @@ READING = (
     _ours("pyfuse3 alone, writable", _overlay("nofastpath"), "lower", copies=True),
 )
 
+_MOUNT = _ours("unionmount mount", _writable_image(), "image", copies=True)
+_OVERLAY = replace(
+    _ours("unionmount overlay", _overlay(), "lower", copies=True), engine=Engine(ours=True)
+)
+_ALONE = replace(
+    _ours("pyfuse3 alone, overlay", _overlay("nofastpath"), "lower", copies=True),
+    engine=Engine(ours=True, options="nofastpath"),
+)
+
 WRITING = (
     _NATIVE,
     *_COPYING,
-    _ours("unionmount overlay", _overlay(), "lower", copies=True),
-    _ours("unionmount mount", _writable_image(), "image", copies=True),
+    _OVERLAY,
+    _MOUNT,
     _ours("unionmount overlay, volatile", _overlay("volatile"), "lower", copies=True),
-    _ours("pyfuse3 alone, overlay", _overlay("nofastpath"), "lower", copies=True),
+    _ALONE,
     _ours("pyfuse3 alone, mount", _writable_image("nofastpath"), "image", copies=True),
 )
+
+TABLE = (
+    _OVERLAYFS,
+    _FIRST_FUSE_OVERLAYFS,
+    _SECOND_FUSE_OVERLAYFS,
+    _MOUNT,
+    _OVERLAY,
+    _with_option(
+        *("io_uring", _kernel_has_uring),
+        "unionmount does not accept it, or enable_uring of the kernel's module fuse is off",
+    ),
+    _with_option("passthrough", lambda: True, "unionmount does not accept it"),
+    _ALONE,
+)
+"""Those of the parts that make up the one table."""
+
+EVERY = tuple({one.name: one for one in (*READING, *WRITING, *TABLE)}.values())
 
 
 def versions(names: Collection[str]) -> dict[str, str]:
     """Of the subjects that are named."""
-    return {one.name: one.version() for one in (*READING, *WRITING) if one.name in names}
+    return {one.name: one.version() for one in EVERY if one.name in names}
 
 
 # ---- which are taken -----------------------------------------------------------------------------
@@ -261,12 +367,13 @@ class Choice:
 # ---- mounting ------------------------------------------------------------------------------------
 
 
-def quietly(*command: str | Path, environment: dict[str, str] | None = None) -> None:
+def quietly(
+    *command: str | Path, environment: dict[str, str] | None = None, place: Path | None = None
+) -> None:
     """Run a program, or CalledProcessError; what it prints on standard error is shown."""
     everything = os.environ | (environment or {})
-    subprocess.run(
-        command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=everything
-    )
+    nothing = subprocess.DEVNULL
+    subprocess.run(command, check=True, stdin=nothing, stdout=nothing, env=everything, cwd=place)
 
 
 def _is_mounted(mountpoint: Path) -> bool:
@@ -341,17 +448,32 @@ def mounted(subject: Subject, places: Places) -> Iterator[Path]:
     if subject.command is None:
         yield places.lower
         return
-    for path in (places.upper, places.work, places.mountpoint):
-        path.mkdir(mode=0o700)
+    with prepared(places):
+        mount(subject, places)
+        yield places.mountpoint
+
+
+def mount(subject: Subject, places: Places) -> None:
+    """Mount where ``prepared`` has made the directories."""
+    assert subject.command is not None
+    words, place = subject.command(places), places.mountpoint.parent
+    quietly(*words, environment=places.environment, place=place)
+
+
+@contextmanager
+def prepared(places: Places) -> Iterator[Path]:
+    """A mount point and a new upper; what is mounted there meanwhile is unmounted at the end."""
     try:
-        quietly(*subject.command(places), environment=places.environment)
+        for path in (places.upper, places.work, places.mountpoint):
+            path.mkdir(mode=0o700)
         yield places.mountpoint
     finally:
-        unmount(places.mountpoint)
-        for path in (places.upper, places.work):
-            shutil.rmtree(path)
-        with suppress(FileNotFoundError):
-            places.mountpoint.rmdir()
+        with undisturbed():
+            unmount(places.mountpoint)
+            for path in (places.upper, places.work):
+                shutil.rmtree(path, ignore_errors=True)
+            with suppress(FileNotFoundError):
+                places.mountpoint.rmdir()
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def _append_to_one(path: Path, count: int) -> None:
         os.close(fd)
 
 
-def _append_to_each(top: Path, count: int) -> None:
+def append_to_each(top: Path, count: int) -> None:
     for number in range(count):
         with (top / str(number)).open("ab", buffering=0) as file:
             file.write(b"appended\n")
@@ -87,7 +87,7 @@ def _small_files(top: Path, sizes: Sizes, tar: Path) -> Iterator[Step]:
     yield Step(f"rm -r of {count}", partial(quietly, "rm", "-r", place), WRITING)
     appends = partial(_append_to_one, top / "log", sizes.writes)
     yield Step(f"{sizes.writes:,} appends of 100 bytes to a file", appends, WRITING)
-    append = partial(_append_to_each, many, sizes.appended)
+    append = partial(append_to_each, many, sizes.appended)
     yield Step(f"append to {sizes.appended:,} lower files", append, WRITING)
     yield Step(f"append to {sizes.appended:,} files again", append, WRITING)
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
+from support.mounting import wait_for_mounts
 
 PROJECT = Path(__file__).parents[2]
 sys.path.insert(0, str(PROJECT))
 
-from bench import chart, disk, results, tables  # noqa: E402 - it lives beside the tests
+from bench import chart, digest, disk, interrupts, report, results, scale, subjects, tables  # noqa: E402 - it lives beside the tests
+from bench.clients import at_once  # noqa: E402 - likewise
 from bench.measuring import (  # noqa: E402 - likewise
     COLD,
+    COSTS,
     Latencies,
     Measurement,
     Notebook,
@@ -24,11 +32,13 @@ from bench.measuring import (  # noqa: E402 - likewise
     Step,
     UnableError,
     each,
+    present,
 )
 from bench.results import Row  # noqa: E402 - likewise
-from bench.subjects import BASE, READING, Choice, Places, Subject  # noqa: E402 - likewise
+from bench.subjects import BASE, READING, TABLE, Choice, Places, Subject  # noqa: E402 - likewise
 
 OURS = "unionmount, image"
+MOUNT, OVERLAY = "unionmount mount", "unionmount overlay"
 
 
 @contextmanager
@@ -86,7 +96,7 @@ def test_scene_without_a_wanted_row_is_not_mounted(tmp_path: Path) -> None:
     assert list(_measurement(tmp_path, _choice("b")).take([scene], _subjects(BASE))) == []
 
 
-def test_subjects_take_turns(tmp_path: Path) -> None:
+def test_subjects_take_turns_and_each_begins_once(tmp_path: Path) -> None:
     turns: list[str] = []
 
     @contextmanager
@@ -96,7 +106,7 @@ def test_subjects_take_turns(tmp_path: Path) -> None:
 
     taking = Measurement(Places.below(tmp_path), _choice(passes=2), Notebook(), mount=mount)
     (row,) = taking.take([Scene("some", lambda _: [Step("a", int)])], _subjects(BASE, OURS))
-    assert turns == [BASE, OURS] * 2
+    assert turns == [BASE, OURS, OURS, BASE]
     assert {name: len(taken) for name, taken in row.taken.items()} == {BASE: 2, OURS: 2}
 
 
@@ -108,6 +118,31 @@ def test_what_a_subject_cannot_do_is_named(tmp_path: Path) -> None:
     scene = Scene("some", lambda _: [Step("a", unable), Step("b", int)])
     assert [row.what for row in taking.take([scene], _subjects(BASE))] == ["b"]
     assert list(taking.notes.missing) == [f"a ({BASE}): no such thing"]
+
+
+def test_costs_are_of_a_whole_scene(tmp_path: Path) -> None:
+    def unable() -> None:
+        raise UnableError("no such thing")
+
+    @contextmanager
+    def mount(subject: Subject, places: Places) -> Iterator[Path]:
+        """Who serves the mount has its name among its words."""
+        words = [sys.executable, "-c", "input(input())", str(places.mountpoint)]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            server.stdin.write(b"started\n")
+            server.stdin.flush()
+            assert server.stdout.read(7) == b"started"
+            yield places.lower
+            server.communicate(b"\n")
+
+    for first, count in ((int, 2), (unable, 0)):
+        steps = [Step("a", first), Step("b", int)]
+        scene = Scene("some", lambda _, steps=steps: steps)  # type: ignore[misc]
+        taking = Measurement(Places.below(tmp_path), _choice(), Notebook(), mount=mount)
+        found = list(taking.take([scene], _subjects(OURS)))
+        assert len([row for row in found if row.table == COSTS]) == count
 
 
 def test_latencies_become_percentiles(tmp_path: Path) -> None:
@@ -163,7 +198,7 @@ def test_what_is_kept_is_as_it_would_be_written(name: str, tmp_path: Path) -> No
 
 def test_chart_draws_what_is_kept() -> None:
     _, rows = results.read(PROJECT / "bench/fastpath.json")
-    found = chart.ratios(rows, "fastpath")
+    found = chart.bars(rows, {"fastpath"})
     assert chart.chart("fastpath", found).count("<rect") > len(found)
 
 
@@ -209,10 +244,267 @@ def test_interruptions_wait_while_the_disk_is_removed() -> None:
     done = []
 
     def interrupted() -> None:
-        with disk._undisturbed():
+        with interrupts.undisturbed():
             signal.raise_signal(signal.SIGINT)
             done.append("removed")
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert done == ["removed"]
+
+
+# ---- subjects ------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("fuse", "root")
+def test_option_of_a_subject_is_tried() -> None:
+    assert subjects._is_accepted("nofastpath")
+    assert not subjects._is_accepted("no_such_option")
+
+
+def test_subject_that_the_machine_lacks_says_why() -> None:
+    (subject,) = Choice(("unionmount overlay, passthrough",)).among(TABLE)
+    notes, absent = Notebook(), replace(subject, program=lambda: None)
+    assert present(Choice(), [absent], notes) == []
+    assert list(notes.missing) == [f"every row ({subject.name}): unionmount does not accept it"]
+
+
+# ---- results that are compared -------------------------------------------------------------------
+
+
+def test_another_result_than_overlayfs_has_is_no_number(tmp_path: Path) -> None:
+    """The order of turns does not matter: in the second pass, another subject begins."""
+    here: list[str] = []
+
+    @contextmanager
+    def mount(subject: Subject, places: Places) -> Iterator[Path]:
+        here[:] = [subject.name]
+        yield places.lower
+
+    steps = [Step("a", int, result=lambda: here[0]), Step("b", int, result=lambda: "same")]
+    taking = Measurement(Places.below(tmp_path), _choice(passes=2), Notebook(), mount=mount)
+    rows = list(taking.take([Scene("some", lambda _: steps)], _subjects(BASE, OURS)))
+    assert [(row.what, list(row.taken)) for row in rows] == [("a", [BASE]), ("b", [BASE, OURS])]
+    assert taking.notes.wrong == [f"a ({OURS}): not the result of {BASE}"]
+
+
+def test_result_that_changes_from_pass_to_pass_is_no_number(tmp_path: Path) -> None:
+    changing = iter(range(10))
+    steps = [Step("a", int, result=lambda: str(next(changing)))]
+    taking = Measurement(Places.below(tmp_path), _choice(passes=2), Notebook(), mount=_no_mount)
+    (row,) = taking.take([Scene("some", lambda _: steps)], _subjects(BASE))
+    assert row.taken == {}
+    assert taking.notes.wrong == [f"a ({BASE}): not the result of {BASE}"]
+
+
+def test_percentiles_of_a_step_have_one_result(tmp_path: Path) -> None:
+    steps = [Step("a", lambda: Latencies([1, 2]), result=lambda: "x")]
+    taking = _measurement(tmp_path, _choice())
+    rows = list(taking.take([Scene("some", lambda _: steps)], _subjects(BASE, OURS)))
+    assert [sorted(row.taken) for row in rows] == [[BASE, OURS]] * 3
+    assert taking.notes.wrong == []
+
+
+def test_digest_sees_names_kinds_modes_and_contents(tmp_path: Path) -> None:
+    def made(name: str) -> Path:
+        top = tmp_path / name
+        (top / "directory").mkdir(parents=True)
+        (top / "directory/file").write_text("content")
+        (top / "link").symlink_to("directory")
+        (top / "left-out").write_text(name)
+        return top
+
+    def digest_of(top: Path) -> str:
+        return digest.of_tree(top, ("*/left-out",))
+
+    first = digest_of(made("first"))
+    assert first.startswith("3 entries, ")
+    assert digest_of(made("same")) == first
+    changes: list[Callable[[Path], object]] = [
+        lambda top: (top / "directory/file").write_text("Content"),
+        lambda top: (top / "directory/file").chmod(0o600),
+        lambda top: (top / "directory/file").rename(top / "directory/other"),
+        lambda top: (top / "link").unlink(),
+        lambda top: (top / "new").touch(),
+    ]
+    found = set()
+    for number, change in enumerate(changes):
+        top = made(str(number))
+        change(top)
+        found.add(digest_of(top))
+    assert len(found | {first}) == len(changes) + 1
+
+
+# ---- clients and load ----------------------------------------------------------------------------
+
+
+def test_clients_work_at_the_same_time(tmp_path: Path) -> None:
+    """Each waits for the other: one after the other they would not end."""
+    barrier = get_context("fork").Barrier(2)
+
+    def meet(name: str) -> None:
+        barrier.wait(timeout=60)
+        (tmp_path / name).touch()
+
+    at_once([(meet, ("a",)), (meet, ("b",))])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_client_that_fails_is_told() -> None:
+    with pytest.raises(UnableError, match="a process failed"):
+        at_once([(int, ()), (sys.exit, (1,))])
+
+
+def test_half_load_answers_every_call_and_times_the_second_half() -> None:
+    answers: list[object] = []
+    found = scale.at_half_load([partial(int, number) for number in range(10)], answers)
+    assert answers == list(range(10))
+    assert len(found) == 5
+    assert found.percentiles == (50.0, 95.0, 99.0)
+
+
+@pytest.mark.parametrize(
+    ("load", "count"),
+    [
+        ({"before": 0.2, "after": 3.0, "others": 0.1}, 0),  # the load afterwards is our own
+        ({"before": 0.6, "after": 3.0, "others": 0.1}, 1),
+        ({"before": 0.6, "after": 3.0, "others": 0.7}, 2),
+    ],
+)
+def test_disturbed_numbers_have_a_warning(load: dict[str, float], count: int) -> None:
+    found = _report(load)
+    assert found.table().count("**Warning") == count
+    assert found.picture().count("the load was 0.6") == (count > 0)
+
+
+# ---- the report ----------------------------------------------------------------------------------
+
+
+def _report(load: dict[str, float]) -> report.Report:
+    machine = {"processor": "P", "cores": "2", "kernel": "6.1", "date": "2026-01-01"}
+    facts = {"machine": machine, "load": load, "versions": {BASE: "6.1"}, "missing": ["x: none"]}
+    rows = [
+        Row("work", "untar", 2.0, "s", subject=BASE, ratio=1.0, spread=(1.5, 2.5), table=COLD),
+        Row("work", "untar", 3.0, "s", subject=MOUNT, ratio=1.5, spread=(2.9, 3.1), table=COLD),
+        Row("work", "CPU seconds", 1.0, "s", subject=MOUNT, table=COSTS),
+        Row("scale", "one, p50", 4321.0, "µs", subject=MOUNT, spread=(4000, 4400), table=COLD),
+    ]
+    return report.Report(facts, rows)
+
+
+def test_report_has_one_table_with_the_spread() -> None:
+    table = _report({}).table()
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    assert lines == [
+        f"| | unit | {BASE} (6.1) | {MOUNT} |",
+        "|---|---|---:|---:|",
+        "| **Real work** | | | |",
+        "| untar | s | ~2 [1.5, 2.5] | 3 (1.5) [2.9, 3.1] |",
+        "| **Scale** | | | |",
+        "| one, p50 | µs |  | 4,321 [4,000, 4,400] |",
+        "| **Cost of the server** | | | |",
+        "| CPU seconds | s |  | 1 |",
+    ]
+    assert "- missing: x: none" in table
+
+
+def test_report_is_one_line_a_row_and_reads_back(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    first = _report({"before": 0.1, "after": 0.2, "others": 0.0})
+    first.write(path)
+    assert sum('"what"' in line for line in path.read_text(encoding="utf-8").splitlines()) == 3
+    again = report.Report.read(path)
+    assert again.facts == first.facts
+    assert again.table() == first.table() == path.with_suffix(".md").read_text(encoding="utf-8")
+    picture = path.with_suffix(".svg").read_text(encoding="utf-8")
+    assert again.picture() == picture
+    bars = [one for one in ET.fromstring(picture).iter() if one.tag.endswith("}title")]
+    assert [bar.text for bar in bars] == [f"{MOUNT}: 1.50 (1.45 to 1.55)"]
+
+
+# ---- the whole of it -----------------------------------------------------------------------------
+
+
+def _bench(*words: str | Path, work: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench", *words]
+    environment = {**os.environ, "TMPDIR": str(work)}
+    return subprocess.run(
+        command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_quick_run_overwrites_nothing_that_is_kept(tmp_path: Path) -> None:
+    kept = PROJECT / "bench/writing.json"
+    before = kept.read_bytes()
+    done = _bench("--quick", "--only", "writing", "--output", "bench/writing.json", work=tmp_path)
+    assert (done.returncode, kept.read_bytes()) == (2, before)
+    assert "a quick run is not worth keeping" in done.stderr
+
+
+_QUICK_ROWS = {
+    "mount and ls",
+    "stat walk, cold",
+    "create 200 files",
+    "read 16 MB, again",
+    "git clone",
+    "pip install",
+    "make -j2 of a C program",
+    "SQLite: 20 inserts, a transaction each",
+    "fio, random write of 4 KiB, 1 MB",
+    "podman build of five steps",
+    "create 200 files, 8 clients",
+    "one read of 4 KiB at half load, p99",
+    "walk of 2,000 files, cold",
+    "read 256 files in 128 lower directories",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.needs("fuse", "overlayfs")
+def test_quick_run_has_the_rows_of_the_table_and_leaves_nothing(tmp_path: Path) -> None:
+    """Overlayfs and this program agree on every result; what the machine lacks is named."""
+    output, work = tmp_path / "quick.json", tmp_path / "work"
+    work.mkdir()
+    done = _bench("--quick", "--subjects", BASE, MOUNT, OVERLAY, "--output", output, work=work)
+    assert done.returncode == 0, done.stderr
+    found = report.Report.read(output)
+    assert "wrong" not in found.facts
+    assert done.stdout == output.with_suffix(".md").read_text(encoding="utf-8") + "\n"
+    taken: dict[str, set[str]] = {}
+    for row in found.rows:
+        taken.setdefault(row.what, set()).add(row.subject)
+    named = [line for line in found.facts["missing"] if "not on this machine" in line]
+    for what in _QUICK_ROWS:
+        is_named = any(line.startswith(f"{what} (") for line in named)
+        assert is_named or {BASE, OVERLAY} <= taken.get(what, set()), (what, done.stderr)
+    _assert_nothing_is_left(work)
+
+
+@pytest.mark.needs("fuse", "overlayfs")
+def test_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C goes to all processes of a terminal, while the mount is written to."""
+    words = ("--only", "operations", "--rows", "append", "--subjects", OVERLAY, "--passes", "99")
+    command = [sys.executable, "-m", "bench", "--quick", *words]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command, cwd=PROJECT, env=environment, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        wait_for_mounts(lambda: any("/mnt fuse" in line for line in _mounts_below(tmp_path)))
+        os.killpg(process.pid, signal.SIGINT)
+        told = process.stderr.readlines()
+    assert process.returncode == 1
+    assert told[-1] == b"bench: interrupted, nothing is kept\n"
+    _assert_nothing_is_left(tmp_path)
+
+
+def _mounts_below(place: Path) -> list[str]:
+    lines = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if f" {place}/" in line]
+
+
+def _assert_nothing_is_left(place: Path) -> None:
+    assert list(place.iterdir()) == []
+    assert _mounts_below(place) == []
+    backings = Path("/sys/block").glob("loop*/loop/backing_file")
+    assert not any(str(place) in path.read_text(encoding="utf-8") for path in backings)
