@@ -157,8 +157,10 @@ static int fill(struct um_upper *upper, uint64_t lower, const struct um_attr *at
     bool emptied = empty && size != 0;
     if (empty)
         size = 0;
-    struct um_upper_data_copy data = {
-        .tree = upper->tree, .unshared = &upper->unshared, .patience = copy->patience};
+    struct um_upper_data_copy data = {.tree = upper->tree,
+                                      .unshared = &upper->unshared,
+                                      .patience = copy->patience,
+                                      .waits = !(upper->flags & UM_UPPER_VOLATILE)};
     int error = um_upper_copy_data(&data, lower, size, copy->fd);
     if (error == 0)
         error = um_upper_reach_name(upper, upper->work_fd, um_slice_text(copy->name), &reached);

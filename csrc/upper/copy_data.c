@@ -70,11 +70,11 @@ static void stop_cloning(struct copy *copy, int error)
 static void clone_run(struct copy *copy, struct run *run)
 {
     uint64_t whole = run->length & ~(uint64_t)(BLOCK - 1);
-    if (!copy->clones || run->from % BLOCK != 0 || run->to % BLOCK != 0 || whole == 0)
+    if (!copy->clones || run->from % BLOCK != 0 || run->to % BLOCK != 0)
         return;
     if (clone_range(copy, run, run->length))
         advance(run, run->length);
-    else if (errno == EINVAL && clone_range(copy, run, whole))
+    else if (errno == EINVAL && whole != 0 && clone_range(copy, run, whole))
         advance(run, whole);
     else if (errno != EINVAL)
         stop_cloning(copy, errno);
@@ -175,7 +175,8 @@ static int copy_between(struct copy *copy, uint64_t node, uint64_t size)
     if (fstat(copy->from, &status) != 0)
         return -errno;
     copy->device = status.st_dev;
-    copy->clones = !is_unshared(copy->request->unshared, status.st_dev);
+    copy->clones = (size > SMALL || copy->request->waits) &&
+                   !is_unshared(copy->request->unshared, status.st_dev);
     return copy_runs(copy, node, size);
 }
 

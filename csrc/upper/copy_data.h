@@ -2,8 +2,7 @@
  * upper/copy_data.h - the data of a file of the lower tree -> an empty file.
  *
  * Purpose: copy what is data and leave what is a hole, as cheaply as the file systems allow:
- * sharing blocks, else in the kernel, else by reading and writing. A small file is read and written at once,
- * unless its blocks can be shared. It knows nothing of the upper.
+ * sharing blocks, else in the kernel, else by reading and writing. It knows nothing of the upper.
  * Ownership: nothing; descriptors are borrowed.
  * Threads: pure but for the files and the devices in `unshared`, which any threads may use together; may take
  * long.
@@ -28,6 +27,10 @@ struct um_upper_data_copy {
     struct um_tree *tree;
     struct um_upper_unshared *unshared; /* of the device that is copied to */
     const struct um_patience *patience;
+    /* The caller waits for bytes that are written, so even a small file had better share blocks. Otherwise it is
+     * read and written at once: then its pages are in memory for the write that usually follows, while those
+     * of shared blocks would have to be read. */
+    bool waits;
     bool written; /* set: bytes were written; otherwise all data shares blocks */
 };
 

@@ -102,8 +102,10 @@ static void undo_completion(const struct completion *completion)
 /* Copy the data, and make sure that it stays before the mark is dropped. */
 static int fetch(struct um_upper *upper, const struct completion *completion)
 {
-    struct um_upper_data_copy data = {
-        .tree = upper->tree, .unshared = &upper->unshared, .patience = completion->patience};
+    struct um_upper_data_copy data = {.tree = upper->tree,
+                                      .unshared = &upper->unshared,
+                                      .patience = completion->patience,
+                                      .waits = !(upper->flags & UM_UPPER_VOLATILE)};
     int error = um_upper_copy_data(&data, completion->data, (uint64_t)completion->status.st_size,
                                    completion->fd);
     if (error == 0)
