@@ -95,7 +95,8 @@ def _append_at_once(top: Path, first: int, count: int) -> None:
             finally:
                 os._exit(failed)
         children.append(child)
-    if any([os.waitpid(child, 0)[1] for child in children]):
+    codes = [os.waitpid(child, 0)[1] for child in children]
+    if any(codes):
         raise UnableError("a client failed")
 
 
