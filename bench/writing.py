@@ -17,7 +17,16 @@ from functools import partial
 from pathlib import Path
 
 from bench import disk, lower, subjects, synthetic
-from bench.measuring import WRITING, Measurement, Notebook, Reading, Scene, Step, present
+from bench.measuring import (
+    WRITING,
+    Measurement,
+    Notebook,
+    Reading,
+    Scene,
+    Step,
+    UnableError,
+    present,
+)
 from bench.subjects import Choice, Places, quietly
 
 
@@ -26,13 +35,14 @@ class Sizes:
     """How much there is to do."""
 
     files: int  # of the tar
-    appended: int  # files of the lower layer
+    appended: int  # files of the lower layer, by one client, and as many by several
     writes: int  # to one file
     megabytes: int  # of the large file
     sources: int  # files of the repository
     disk: int  # gigabytes, of everything
 
 
+CLIENTS = 4  # that append at once
 FULL = Sizes(10_000, 1_000, 10_000, 1024, 4_000, 8)
 QUICK = Sizes(1_000, 100, 1_000, 32, 400, 1)
 
@@ -44,7 +54,7 @@ def _make_files(top: Path, sizes: Sizes) -> None:
     """What the tasks work on."""
     rng = random.Random(5)
     (top / "many").mkdir(parents=True)
-    for number in range(sizes.appended):
+    for number in range(2 * sizes.appended):  # half of them for the clients
         (top / f"many/{number}").write_bytes(rng.randbytes(1000))
     lower.write_large(top / "large", sizes.megabytes, rng)
     lower.make_repository(top / "repository", sizes.sources)
@@ -69,6 +79,27 @@ def append_to_each(top: Path, count: int) -> None:
             file.write(b"appended\n")
 
 
+def _append_at_once(top: Path, first: int, count: int) -> None:
+    """Four clients, each a process of its own, append to a quarter of the files."""
+    children = []
+    for client in range(CLIENTS):
+        numbers = range(first + client, first + count, CLIENTS)
+        child = os.fork()
+        if child == 0:
+            failed = 1
+            try:
+                for number in numbers:
+                    with (top / str(number)).open("ab", buffering=0) as file:
+                        file.write(b"appended\n")
+                failed = 0
+            finally:
+                os._exit(failed)
+        children.append(child)
+    codes = [os.waitpid(child, 0)[1] for child in children]
+    if any(codes):
+        raise UnableError("a client failed")
+
+
 def _append_byte(path: Path) -> None:
     with path.open("ab") as file:
         file.write(b"x")
@@ -90,6 +121,8 @@ def _small_files(top: Path, sizes: Sizes, tar: Path) -> Iterator[Step]:
     append = partial(append_to_each, many, sizes.appended)
     yield Step(f"append to {sizes.appended:,} lower files", append, WRITING)
     yield Step(f"append to {sizes.appended:,} files again", append, WRITING)
+    at_once = partial(_append_at_once, many, sizes.appended, sizes.appended)
+    yield Step(f"append to {sizes.appended:,} lower files, {CLIENTS} clients", at_once, WRITING)
 
 
 def _sequential(top: Path, sizes: Sizes) -> Iterator[Step]:

@@ -8,6 +8,7 @@
 #include "upper/marks.h"
 #include "upper/object.h"
 #include "upper/object_xattr.h"
+#include "upper/settle.h"
 
 void um_upper_copy_discard(struct um_upper *upper, struct um_upper_copy *copy)
 {
@@ -156,7 +157,11 @@ static int fill(struct um_upper *upper, uint64_t lower, const struct um_attr *at
     bool emptied = empty && size != 0;
     if (empty)
         size = 0;
-    int error = um_upper_copy_data(upper->tree, lower, size, copy->fd, copy->patience);
+    struct um_upper_data_copy data = {.tree = upper->tree,
+                                      .unshared = &upper->unshared,
+                                      .patience = copy->patience,
+                                      .waits = !(upper->flags & UM_UPPER_VOLATILE)};
+    int error = um_upper_copy_data(&data, lower, size, copy->fd);
     if (error == 0)
         error = um_upper_reach_name(upper, upper->work_fd, um_slice_text(copy->name), &reached);
     if (error == 0 && redirect != NULL)
@@ -172,9 +177,7 @@ static int fill(struct um_upper *upper, uint64_t lower, const struct um_attr *at
     /* btrfs may lose the size of a file that nobody synced, and keep its name: a metacopy would be an
      * empty file. */
     bool fragile = size != 0 || (redirect != NULL && !upper->ordered);
-    if (fragile && !(upper->flags & UM_UPPER_VOLATILE) && fsync(copy->fd) != 0)
-        return -errno;
-    return 0;
+    return fragile ? um_upper_settle(upper, copy->fd, data.written) : 0;
 }
 
 int um_upper_copy_make(struct um_upper *upper, uint64_t lower, const struct um_attr *attr,

@@ -8,6 +8,7 @@
 #include "upper/lookup.h"
 #include "upper/marks.h"
 #include "upper/publish.h"
+#include "upper/settle.h"
 
 static size_t find_copying(const struct um_upper *upper, uint64_t number)
 {
@@ -98,16 +99,19 @@ static void undo_completion(const struct completion *completion)
     restore(completion);
 }
 
-/* Copy the data, and make it durable before the mark is dropped. */
+/* Copy the data, and make sure that it stays before the mark is dropped. */
 static int fetch(struct um_upper *upper, const struct completion *completion)
 {
-    int error =
-        um_upper_copy_data(upper->tree, completion->data, (uint64_t)completion->status.st_size,
-                           completion->fd, completion->patience);
+    struct um_upper_data_copy data = {.tree = upper->tree,
+                                      .unshared = &upper->unshared,
+                                      .patience = completion->patience,
+                                      .waits = !(upper->flags & UM_UPPER_VOLATILE)};
+    int error = um_upper_copy_data(&data, completion->data, (uint64_t)completion->status.st_size,
+                                   completion->fd);
     if (error == 0)
         error = restore(completion);
-    if (error == 0 && !(upper->flags & UM_UPPER_VOLATILE) && fsync(completion->fd) != 0)
-        error = -errno;
+    if (error == 0)
+        error = um_upper_settle(upper, completion->fd, data.written);
     if (error != 0)
         undo_completion(completion);
     return error;

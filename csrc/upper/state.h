@@ -19,6 +19,7 @@
  *   lookup           lookup, getattr, readlink, forget; from a number to a node
  *   list             listing
  *   copy_data        the data of a lower file -> an empty file
+ *   settle           waiting for that data
  *   copy             a lower file or directory -> a copy in the work directory
  *   publish          the copy -> its names in the upper, all or none
  *   copy_data_later  copying without the lock, and the data of files that were copied up without it
@@ -44,6 +45,7 @@
 #include "marks/whiteout.h"
 #include "system/fd_cache.h"
 #include "system/refusals.h"
+#include "upper/copy_data.h"
 #include "upper/upper.h"
 
 struct um_upper_node;       /* upper/nodes.h */
@@ -70,6 +72,8 @@ struct um_upper {
     /* The end of origins that are believed in this session only (upper/open.c); empty for none. */
     char session[UM_UPPER_SESSION_ROOM];
     uint64_t lasting_end; /* origins below are believed in all sessions; 0: none */
+    struct um_upper_unshared
+        unshared;   /* devices of lower files that share no blocks with the upper */
     struct um_refusals refusals;         /* the messages that were written already */
     atomic_ullong temporaries;           /* the number of the next name in the work directory */
     struct um_fd_cache *directories;     /* descriptors of directories of the upper, by number */

@@ -60,6 +60,9 @@
  * only privileged users set. */
 #define UM_UPPER_STAT_FUSE 16384u
 #define UM_UPPER_STAT_SECURITY 32768u
+/* After a power cut, the upper's file system has no change of a name or an xattr without the data that it had
+ * written before that change was made (upper/settle.h). */
+#define UM_UPPER_KEEPS_ORDER 65536u
 
 #define UM_UPPER_METACOPY_MIN 131072u
 

@@ -6,6 +6,7 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 
@@ -13,6 +14,7 @@
 #include "layers.h"
 #include "upper/nodes.h"
 #include "upper/publish.h"
+#include "upper/settle.h"
 #include "upper/shown_names.h"
 #include "upper/work.h"
 
@@ -31,6 +33,37 @@
 
 #define XATTR(name, value) \
     {{(const uint8_t *)(name), sizeof(name) - 1}, {(const uint8_t *)(value), sizeof(value) - 1}}
+
+/* ---- what is waited for -------------------------------------------------------------------------- */
+
+/* This program's own names for the calls that wait for a disk: they count, and do the same. */
+static atomic_uint whole_syncs, data_waits;
+static atomic_uint data_flags; /* of all sync_file_range calls */
+
+int fsync(int fd)
+{
+    atomic_fetch_add(&whole_syncs, 1);
+    return (int)syscall(SYS_fsync, fd);
+}
+
+int fdatasync(int fd)
+{
+    atomic_fetch_add(&whole_syncs, 1);
+    return (int)syscall(SYS_fdatasync, fd);
+}
+
+int syncfs(int fd)
+{
+    atomic_fetch_add(&whole_syncs, 1);
+    return (int)syscall(SYS_syncfs, fd);
+}
+
+int sync_file_range(int fd, off64_t offset, off64_t size, unsigned flags)
+{
+    atomic_fetch_add(&data_waits, 1);
+    atomic_fetch_or(&data_flags, ~flags);
+    return (int)syscall(SYS_sync_file_range, fd, offset, size, flags);
+}
 
 /* ---- the layers ---------------------------------------------------------------------------------- */
 
@@ -487,6 +520,96 @@ TEST(blocks_are_shared_where_the_disk_can_do_that)
     close(fd);
     check_data(&w, "aligned");
     check_data(&w, "dir/deep/data");
+    world_close(&w);
+}
+
+/* A device is asked once for each pair, whatever it answers. */
+TEST(a_device_that_shares_no_blocks_is_not_asked_again)
+{
+    struct world w;
+    struct um_upper_unshared unshared = {0};
+    world_open(&w);
+    int probe = openat(w.directory, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    REQUIRE(probe >= 0);
+    bool clones = ioctl(probe, FICLONE, w.stack.layers[0].fd) == 0;
+    CHECK_INT(ftruncate(probe, 0), 0);
+    uint64_t node = node_of(&w, "aligned");
+    for (unsigned round = 0; round < 3; round++) {
+        struct um_upper_data_copy copy = {.tree = w.stack.tree, .unshared = &unshared};
+        CHECK_INT(um_upper_copy_data(&copy, node, 100000, probe), 0);
+        CHECK_INT(atomic_load(&unshared.next), !clones);
+        CHECK(copy.written || clones);
+    }
+    close(probe);
+    world_close(&w);
+}
+
+/* Copy up three files with data, one without, and a directory; and the data of a metacopy later. */
+static void count_waits(unsigned flags, unsigned *whole, unsigned *data)
+{
+    const struct um_upper_changes changes = {.which = UM_UPPER_SET_MODE, .mode = 0700};
+    struct um_attr attr;
+    struct world w;
+    world_open(&w);
+    w.metacopy_min = 1 << 16;
+    remount(&w, flags);
+    whole_syncs = data_waits = data_flags = 0;
+    CHECK_INT(copy_up(&w, "one"), 0);
+    CHECK_INT(copy_up(&w, "dir/sparse"), 0);
+    CHECK_INT(copy_up(&w, "dir/deep/data"), 0);
+    CHECK_INT(copy_up(&w, "empty"), 0);
+    CHECK_INT(copy_up(&w, "bare"), 0);
+    *whole = whole_syncs;
+    *data = data_waits;
+    uint64_t node = node_of(&w, "aligned");
+    CHECK_INT(um_upper_setattr(w.upper, node, &changes, &attr), 0);
+    whole_syncs = data_waits = 0;
+    CHECK_INT(um_upper_copy_up(w.upper, node, 0), 0);
+    *whole += whole_syncs;
+    *data += data_waits;
+    check_data(&w, "dir/deep/data");
+    check_data(&w, "aligned");
+    world_close(&w);
+}
+
+TEST(a_copy_waits_for_what_the_disk_may_lose)
+{
+    unsigned whole, data;
+    count_waits(0, &whole, &data);
+    CHECK_INT(whole, 4);
+    CHECK_INT(data, 0);
+    count_waits(UM_UPPER_KEEPS_ORDER, &whole, &data);
+    CHECK_INT(whole, 0);
+    CHECK(data == 4 || data == 3); /* blocks of the last one may be shared */
+    const unsigned all =
+        SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+    CHECK_INT(~data_flags & all,
+              all); /* with fewer, the kernel leaves pages out that are being written */
+}
+
+TEST(a_volatile_upper_waits_for_nothing)
+{
+    unsigned whole, data;
+    count_waits(UM_UPPER_VOLATILE, &whole, &data);
+    CHECK_INT(whole + data, 0);
+    count_waits(UM_UPPER_VOLATILE | UM_UPPER_KEEPS_ORDER, &whole, &data);
+    CHECK_INT(whole + data, 0);
+}
+
+TEST(blocks_that_are_shared_are_only_waited_for_where_order_is_not_kept)
+{
+    struct world w;
+    world_open(&w);
+    int fd = openat(w.directory, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    REQUIRE(fd >= 0);
+    whole_syncs = data_waits = 0;
+    CHECK_INT(um_upper_settle(w.upper, fd, false), 0);
+    CHECK_INT(whole_syncs, 1);
+    remount(&w, UM_UPPER_KEEPS_ORDER);
+    CHECK_INT(um_upper_settle(w.upper, fd, false), 0);
+    CHECK_INT(whole_syncs, 1);
+    CHECK_INT(data_waits, 0);
+    close(fd);
     world_close(&w);
 }
 

@@ -67,6 +67,7 @@ class UpperFlags:
     stat: bool = False
     stat_fuse: bool = False
     stat_security: bool = False
+    keeps_order: bool = False
 
 
 class Upper(NodeReader, prefix="um_upper"):

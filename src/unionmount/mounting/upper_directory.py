@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Literal
 
 from unionmount import core
 from unionmount.errors import MountError
+from unionmount.mounting.disk_order import keeps_order
 from unionmount.mounting.namespace import (
     Namespace,
     is_marked,
@@ -438,6 +439,7 @@ def _flags(
         stay=not plan.redirects,
         atime=counted is not Counted.NOTHING,
         no_acls=not plan.acls,
+        keeps_order=keeps_order(place.shown),
     )
 
 
