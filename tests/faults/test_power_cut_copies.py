@@ -146,10 +146,9 @@ class Disk:
     same: bool = False
 
 
-def _ext4(options: str = "", features: str = "") -> Kind:
-    make = (*EXT4.make, "-O", features) if features else EXT4.make
+def _ext4(options: str = "") -> Kind:
     options = f"{EXT4.options},{options}" if options else EXT4.options
-    return replace(EXT4, megabytes=96, make=make, options=options)
+    return replace(EXT4, megabytes=96, options=options)
 
 
 _XFS = pytest.mark.needs("backing-xfs", "xfs_repair")
@@ -160,7 +159,6 @@ DISKS = [
     pytest.param(Disk(_ext4(), same=True), id="ext4-same"),
     pytest.param(Disk(_ext4("data=journal")), id="ext4-journal"),
     pytest.param(Disk(_ext4("dioread_lock,nodelalloc")), id="ext4-old"),
-    pytest.param(Disk(_ext4(features="fast_commit")), id="ext4-fast-commit"),
     pytest.param(Disk(_ext4("data=writeback"), ordered=False), id="ext4-writeback"),
     pytest.param(Disk(XFS), id="xfs", marks=_XFS),
     pytest.param(Disk(XFS, same=True), id="xfs-shared", marks=_XFS),

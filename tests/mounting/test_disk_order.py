@@ -28,9 +28,8 @@ class Case:
     ordered: bool
 
 
-def _ext4(options: str, *, ordered: bool, features: str = "") -> Case:
-    make = (*EXT4.make, "-O", features) if features else EXT4.make
-    return Case(replace(EXT4, make=make), options, ordered)
+def _ext4(options: str, *, ordered: bool) -> Case:
+    return Case(EXT4, options, ordered)
 
 
 _WITHOUT_JOURNAL = replace(EXT4, make=("mkfs.ext4", "-q", "-F", "-b", "4096", "-O", "^has_journal"))
