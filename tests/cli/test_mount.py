@@ -158,6 +158,13 @@ def test_a_mount_does_not_hide_its_own_record(archive: Path, where: Path) -> Non
         assert cli.records() == []
 
 
+def test_a_missing_mount_point_is_to_be_created(
+    cli: CommandLine, archive: Path, tmp_path: Path
+) -> None:
+    missing = cli.error("mount", archive, tmp_path / "no")
+    assert f"mount point {tmp_path}/no does not exist; create the directory first" in missing
+
+
 def test_an_empty_word_is_not_the_working_directory(
     cli: CommandLine, archive: Path, where: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
