@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from support.archives import Layer, docker_archive
 from support.mounting import COMMAND, CommandLine, Process, is_mounted, mount_line, wait_for_mounts
+from support.users import NOBODY
 
 pytestmark = pytest.mark.needs("fuse")
 
@@ -890,3 +891,19 @@ def test_no_room_for_the_record(archive: Path, where: Path, tmp_path: Path) -> N
         assert not is_mounted(where)
     finally:
         subprocess.run(["umount", full], check=True)
+
+
+def test_umount_needs_no_place_for_the_store(
+    user: CommandLine, home: Path, public_tmp: Path
+) -> None:
+    image = docker_archive(public_tmp / "image.tar", [Layer().file("file", b"1")])
+    where = public_tmp / "mnt"
+    where.mkdir()
+    if os.geteuid() == 0:
+        shutil.chown(where, user=NOBODY)
+    homeless = CommandLine(user.prefix, user.environment | {"HOME": "/nonexistent"})
+    homeless.environment |= {"UNIONMOUNT_ROOT": "", "XDG_DATA_HOME": ""}
+    assert "no place for the store" in homeless.error("mount", image, where)
+    homeless.run("--root", home / "store", "mount", image, where)
+    homeless.run("umount", where)
+    assert not is_mounted(where)
