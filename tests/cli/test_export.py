@@ -213,6 +213,9 @@ def test_a_path_as_a_word_of_its_own(cli: CommandLine, source: Path, tmp_path: P
     assert cli.error("export", source, "/nope") == f"{source}:/nope: No such file or directory"
     message = cli.error("export", source, "/etc", "/home", status=2)
     assert message.startswith("a tar has the files of one path")
+    message = cli.error("export", source, "out.tar", status=2)
+    assert message.startswith("'out.tar' is no path inside the image")
+    assert "-o" in message
 
 
 def test_a_layer(source: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from support.archives import Layer, docker_archive
 from support.mounting import COMMAND, CommandLine, Process, is_mounted, mount_line, wait_for_mounts
+from support.users import NOBODY
 
 pytestmark = pytest.mark.needs("fuse")
 
@@ -156,6 +157,13 @@ def test_a_mount_does_not_hide_its_own_record(archive: Path, where: Path) -> Non
             message = cli.error("mount", option, archive, where)
             assert f"{where} holds the runtime directory {runtime}" in message
         assert cli.records() == []
+
+
+def test_a_missing_mount_point_is_to_be_created(
+    cli: CommandLine, archive: Path, tmp_path: Path
+) -> None:
+    missing = cli.error("mount", archive, tmp_path / "no")
+    assert f"mount point {tmp_path}/no does not exist; create the directory first" in missing
 
 
 def test_an_empty_word_is_not_the_working_directory(
@@ -883,3 +891,19 @@ def test_no_room_for_the_record(archive: Path, where: Path, tmp_path: Path) -> N
         assert not is_mounted(where)
     finally:
         subprocess.run(["umount", full], check=True)
+
+
+def test_umount_needs_no_place_for_the_store(
+    user: CommandLine, home: Path, public_tmp: Path
+) -> None:
+    image = docker_archive(public_tmp / "image.tar", [Layer().file("file", b"1")])
+    where = public_tmp / "mnt"
+    where.mkdir()
+    if os.geteuid() == 0:
+        shutil.chown(where, user=NOBODY)
+    homeless = CommandLine(user.prefix, user.environment | {"HOME": "/nonexistent"})
+    homeless.environment |= {"UNIONMOUNT_ROOT": "", "XDG_DATA_HOME": ""}
+    assert "no place for the store" in homeless.error("mount", image, where)
+    homeless.run("--root", home / "store", "mount", image, where)
+    homeless.run("umount", where)
+    assert not is_mounted(where)

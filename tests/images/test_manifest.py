@@ -356,6 +356,21 @@ def test_without_platform_fields_the_config_decides() -> None:
     assert str(blobs.select(root, "linux/arm64").config.digest) == images[1].id
 
 
+def test_the_error_names_a_document_that_is_missing() -> None:
+    blobs = Blobs()
+    there = blobs.image(small_image(architecture="arm64"), platform=on("arm64"))
+    for platform in ({}, {"platform": on("amd64")}):
+        gone = descriptor(manifest_of(small_image("gone")), OCI_MANIFEST, **platform)
+        root = blobs.index(there, gone)
+        with pytest.raises(NotFoundError, match=f"its manifest {gone['digest']} is missing"):
+            blobs.select(root, "linux/amd64")
+    with pytest.raises(NotFoundError, match=r"linux/s390x \(it has linux/arm64\)"):
+        blobs.select(root, "linux/s390x")  # what is missing would not fit, either
+    no_index = descriptor(b"{}", OCI_INDEX)
+    with pytest.raises(NotFoundError, match=f"its index {no_index['digest']} is missing"):
+        blobs.select(no_index)
+
+
 def test_what_is_not_available_is_passed_over() -> None:
     blobs = Blobs()
     image = small_image(architecture="arm64")

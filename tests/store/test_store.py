@@ -22,6 +22,7 @@ from support.image_files import (
     tar,
 )
 from support.store_worker import start_worker
+from support.users import NOBODY, call_as
 
 from unionmount.core import Index
 from unionmount.errors import (
@@ -421,3 +422,20 @@ def test_many_processes_at_once(store: Store) -> None:
     assert len(list((store.root / "layers/sha256").iterdir())) == 5
     assert list((store.root / "tmp").iterdir()) == []
     json.loads((store.root / "images.json").read_text())
+
+
+def test_where_a_store_may_not_be_made_another_place_is_advised(public_tmp: Path) -> None:
+    public_tmp.chmod(0o555)
+
+    def message() -> str:
+        with pytest.raises(StoreError) as error:
+            Store(public_tmp / "share/unionmount")
+        return str(error.value)
+
+    try:
+        said = call_as(NOBODY, message)
+    finally:
+        public_tmp.chmod(0o755)
+    assert said.endswith(
+        "/share/unionmount: Permission denied; choose another store (--root, UNIONMOUNT_ROOT)"
+    )

@@ -80,7 +80,7 @@ class OpenedFile(io.BufferedReader):
     def __init__(self, fs: UnionmountFileSystem, path: str, at: int = 0) -> None:
         """Open a path of a file system."""
         super().__init__(fs.tree.open(path).detach(), fs.blocksize)
-        self.size = fs.tree.lookup(path).size
+        self.size: int = fs.tree.lookup(path).size
         self.path = path
         self.fs = fs
         self.seek(at)

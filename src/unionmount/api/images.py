@@ -40,7 +40,7 @@ class Layer:
         self.number = number
         self.diff_id: Digest = opened.diff_id
         self.size: int = opened.length  # of its tar
-        self.created_by = step.created_by if step is not None else ""
+        self.created_by: str = step.created_by if step is not None else ""
 
     def changes(self) -> Iterator[Change]:
         """Yield the changes to lower layers, depth first and sorted: kind, path, mode and size."""
@@ -66,7 +66,7 @@ class Image(Closing):
         """Take over ``view``."""
         self._shared = SharedView(view)
         self.name: str = view.image.name
-        self.tree = FileTree(self._shared)
+        self.tree: FileTree = FileTree(self._shared)
 
     @property
     def _opened(self) -> OpenImage:

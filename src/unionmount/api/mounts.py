@@ -111,7 +111,7 @@ class _MountServer:
             stack.callback(self._process.terminate)
             self._ends = os.pidfd_open(self._process.pid)
             stack.pop_all()
-        self.pid = self._process.pid
+        self.pid: int = self._process.pid
 
     async def announced(self, waiting: Waiter) -> Path:
         """Wait for the process to print its mount point; raise MountError if it fails."""

@@ -49,7 +49,7 @@ class _Report:
 
     def __init__(self, report: TransferProgress) -> None:
         self.report = report
-        self.taken = threading.Event()
+        self.taken: threading.Event = threading.Event()
 
 
 class TransferThread(Generic[T]):

@@ -58,7 +58,7 @@ class OpenChanges(Closing):
             fd = stack.enter_context(_open_directory(upper))
             self._upper, self._fd = upper, fd
             opened = stack.enter_context(_looked_at(image.tree(), fd))
-            self.view = stack.enter_context(core.View(opened))
+            self.view: core.View = stack.enter_context(core.View(opened))
             self._layer = opened.layer
             self._resources = stack.pop_all()
 
@@ -134,8 +134,8 @@ class OpenView(Closing):
         self._opened = opened
         with ExitStack() as stack:
             stack.callback(opened.close)
-            self.image = opened.image if isinstance(opened, OpenChanges) else opened
-            self.tree = self.image.tree()
+            self.image: OpenImage = opened.image if isinstance(opened, OpenChanges) else opened
+            self.tree: core.Tree = self.image.tree()
             stack.pop_all()
         self.files: core.BrowsableTree = self.tree
         self.upper: int | None = None

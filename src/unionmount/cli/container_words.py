@@ -25,10 +25,11 @@ def name_of_container(word: str) -> str:
     return word.removeprefix(PREFIX)
 
 
-def find_mount(table: MountTable, root: Path, word: str) -> Status:
+def find_mount(table: MountTable, settings: Settings, word: str) -> Status:
     """Return the mount with this ID or mount point, or of this container.
 
-    A prefix of an ID is enough unless a container or a file has that name.
+    A prefix of an ID is enough unless a container or a file has that name. For an ID or a mount
+    point, there need not be a place for the store.
     """
     from unionmount.mounting.mount_words import mount_of
 
@@ -37,6 +38,7 @@ def find_mount(table: MountTable, root: Path, word: str) -> Status:
             return table.find(word)
         except NotFoundError:
             pass
+    root = settings.store_root()
     found = mount_of(table, root, name_of_container(word))
     if found is not None:
         return found

@@ -63,7 +63,7 @@ class OpenImage(Closing):
     def __init__(self, image: ImageDocuments, name: str, layers: tuple[OpenLayer, ...]) -> None:
         self.image = image
         self.name = name
-        self.layers = layers
+        self.layers: tuple[OpenLayer, ...] = layers
         self._indexes: list[core.Index] = []
         self._tree: core.Tree | None = None
         self._scaffold: OpenLayer | None = None

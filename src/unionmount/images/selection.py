@@ -45,10 +45,11 @@ def select(
     The generator yields descriptors of documents and expects their verified bytes to be sent.
     Attestations, artifacts and documents that are not ``available`` are skipped. Of several images
     that fit, the nearest variant is chosen, then the first. Without a platform a lone image is
-    chosen whatever it is for; of several, the one for this machine.
+    chosen whatever it is for; of several, the one for this machine. If none fits, the error names
+    the first document that could have led to one and is not ``available``.
     """
-    found = yield from _candidates(roots, what, available)
-    choice = _Choice(platform or (Platform.host() if len(found) > 1 else None))
+    found, absent = yield from _candidates(roots, what, available)
+    choice = _Choice(platform or (Platform.host() if len(found) > 1 else None), absent)
     for candidate in found:
         if choice.is_wanted(candidate.platform):
             try:
@@ -70,10 +71,11 @@ def select(
 class _Choice:
     """The best image so far, and the others that were found."""
 
-    def __init__(self, wanted: Platform | None) -> None:
+    def __init__(self, wanted: Platform | None, absent: Sequence[Descriptor]) -> None:
         self.best: Selection | None = None
         self.others: list[tuple[Platform | None, Descriptor, Selection | None]] = []
         self.artifact: NotAnImage | None = None  # the first; it holds the document it is about
+        self._absent = absent
         self._wanted = wanted
         self._distance: int | None = None
 
@@ -105,6 +107,11 @@ class _Choice:
         there = f"it has {offered}{more}" if offered else "it has none"
         wanted = self._wanted or Platform.host()
         near = did_you_mean(str(wanted), platforms)
+        for one in self._absent:
+            if one.platform is None or _distance(wanted, one.platform) is not None:
+                kind = "index" if one.is_index else "manifest"
+                there = f"its {kind} {one.digest} is missing"
+                return NotFoundError(f"{what}: no image for platform {wanted}: {there}")
         return NotFoundError(f"{what}: no image for platform {wanted} ({there}){near}")
 
 
@@ -137,14 +144,22 @@ async def run_selection_async(
 
 def _candidates(
     roots: Sequence[Descriptor], what: str, available: Callable[[Descriptor], bool]
-) -> Generator[Descriptor, bytes, list[Descriptor]]:
-    """Find all manifests at or below ``roots``, in order; each index is opened once."""
+) -> Generator[Descriptor, bytes, tuple[list[Descriptor], list[Descriptor]]]:
+    """Find all manifests at or below ``roots``, in order; each index is opened once.
+
+    Also return the manifests and indexes that are not available.
+    """
     found: list[Descriptor] = []
+    absent: list[Descriptor] = []
     seen: set[Digest] = set()
     pending = [(root, 0) for root in reversed(roots)]
     while pending:
         descriptor, depth = pending.pop()
-        if descriptor.is_attestation or descriptor.digest in seen or not available(descriptor):
+        if descriptor.is_attestation or descriptor.digest in seen:
+            continue
+        if not available(descriptor):
+            if descriptor.is_manifest or descriptor.is_index:
+                absent.append(descriptor)
             continue
         seen.add(descriptor.digest)
         if descriptor.is_manifest:
@@ -155,7 +170,7 @@ def _candidates(
             raise LimitExceeded(f"{what}: indexes are nested too deeply or are too many")
         index = ImageIndex.parse((yield descriptor), f"{what}: index {descriptor.digest}")
         pending.extend((one, depth + 1) for one in reversed(index.manifests))
-    return found
+    return found, absent
 
 
 def _load(descriptor: Descriptor, what: str) -> Generator[Descriptor, bytes, Selection]:

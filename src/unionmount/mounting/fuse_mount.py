@@ -77,7 +77,9 @@ def check_mountpoint(mountpoint: Path) -> None:
         mode = mountpoint.stat().st_mode
         os.statvfs(mountpoint)  # asks the server, while stat may be answered from a cache
     except FileNotFoundError:
-        raise MountError(f"mount point {where} does not exist") from None
+        raise MountError(
+            f"mount point {where} does not exist; create the directory first"
+        ) from None
     except OSError as error:
         if error.errno == errno.ENOTCONN:
             raise MountError(

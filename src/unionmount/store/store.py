@@ -554,4 +554,6 @@ def _writing(where: Path) -> Iterator[None]:
                 "; choose another store (--root, UNIONMOUNT_ROOT, or store= in fstab), and name"
                 " this one in UNIONMOUNT_ADDITIONAL_STORES to read it"
             )
+        elif error.errno == errno.EACCES:
+            reason += "; choose another store (--root, UNIONMOUNT_ROOT)"
         raise StoreError(f"{printable(str(where))}: {reason}") from error

@@ -51,6 +51,11 @@ def command(
     if output == _STDOUT and sys.stdout.isatty():
         raise UsageError("standard output is a terminal; name a file with -o, or redirect it")
     operand, *others = image_and_paths(words)
+    if others and not others[0].is_split:
+        raise UsageError(
+            f"'{printable(others[0].word)}' is no path inside the image, since it does not begin "
+            "with '/'; name the file to write with -o"
+        )
     if others:
         raise UsageError("a tar has the files of one path; export the others by themselves")
     with open_files(settings, operand.image, platform=platform, layer=layer) as view:

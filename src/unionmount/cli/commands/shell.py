@@ -145,7 +145,7 @@ def _mounted(settings: Settings, source: str) -> Record | None:
     from unionmount.mounting.records import MountTable
 
     try:
-        found = find_mount(MountTable.of_user(), settings.store_root(), source)
+        found = find_mount(MountTable.of_user(), settings, source)
     except UnionmountError:
         return None
     return found.record if found.alive else None

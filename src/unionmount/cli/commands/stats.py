@@ -54,7 +54,7 @@ def command(settings: Settings, target: str, watch: bool, form: str) -> None:
     from unionmount.system.text import printable
 
     table = MountTable.of_user()
-    path = table.socket_path(find_mount(table, settings.store_root(), target).record.id)
+    path = table.socket_path(find_mount(table, settings, target).record.id)
     where = printable(target)
     _print(ask_stats(path, where), form)
     while watch:

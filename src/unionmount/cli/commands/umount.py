@@ -101,7 +101,7 @@ def _topmost_first(settings: Settings, table: MountTable, names: Sequence[str]) 
 
     def made(name: str) -> str:
         try:
-            return find_mount(table, settings.store_root(), name).record.created
+            return find_mount(table, settings, name).record.created
         except UnionmountError:
             return ""  # reported when it is its turn
 
@@ -114,7 +114,7 @@ def _unmount_named(
     from unionmount.cli.container_words import find_mount
 
     try:
-        found = find_mount(table, settings.store_root(), target)
+        found = find_mount(table, settings, target)
     except NotFoundError:
         _unmount_unknown(target, lazy=lazy)
         return
@@ -131,7 +131,7 @@ def _kill_named(settings: Settings, table: MountTable, target: str) -> None:
     from unionmount.cli.kill_mount import kill_mount
 
     try:
-        found = find_mount(table, settings.store_root(), target)
+        found = find_mount(table, settings, target)
     except NotFoundError:
         _unmount_unknown(target, lazy=True)
         return
