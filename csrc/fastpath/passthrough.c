@@ -151,7 +151,8 @@ int um_passthrough_begin(struct um_passthrough *passthrough, uint64_t node, bool
         result = kind == PASSED && write && !inode->changing;
         inode->changing |= result;
         out->fh = kind;
-        out->open_flags = kind == PASSED   ? UM_FOPEN_PASSTHROUGH | FOPEN_KEEP_CACHE
+        /* The kernel refuses FOPEN_KEEP_CACHE with passthrough (FOPEN_PASSTHROUGH_MASK). */
+        out->open_flags = kind == PASSED   ? UM_FOPEN_PASSTHROUGH
                           : kind == CACHED ? FOPEN_KEEP_CACHE
                                            : FOPEN_DIRECT_IO;
         /* This is backing_id in Linux 6.9. */
