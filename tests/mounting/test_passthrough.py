@@ -68,9 +68,7 @@ def sides(cli: CommandLine, tmp_path: Path) -> Iterator[Sides]:
     before = digests(tmp_path / "ours/l")
     mountpoint, other = tmp_path / "ours/m", tmp_path / "theirs/m"
     cli.run("overlay", "-o", f"{places['ours']},passthrough,relatime,suid,dev", mountpoint)
-    subprocess.run(
-        ["mount", "-t", "overlay", "overlay", "-o", places["theirs"], other], check=True
-    )
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", places["theirs"], other], check=True)
     try:
         (found,) = [one for one in MountTable.of_user().all() if one.record.path == mountpoint]
         yield Sides(mountpoint, other, MountTable.of_user().socket_path(found.record.id))
@@ -259,9 +257,7 @@ def test_times_of_a_file_that_is_written_without_messages(sides: Sides) -> None:
 def test_refused(cli: CommandLine, tmp_path: Path, options: str, why: str) -> None:
     for part in "luwm":
         (tmp_path / part).mkdir()
-    places = ",".join(
-        f"{name}dir={tmp_path}/{name[0]}" for name in ("lower", "upper", "work")
-    )
+    places = ",".join(f"{name}dir={tmp_path}/{name[0]}" for name in ("lower", "upper", "work"))
     assert why in cli.error("overlay", "-o", f"{places},{options}", tmp_path / "m")
     assert not (tmp_path / "m").is_mount()
 
