@@ -59,7 +59,7 @@ def try_passthrough(router: Router, directory: int) -> None:
     try:
         _try_file(router, fd)
     except OSError as error:
-        raise _refusal(_REASONS.get(error.errno or 0, error.strerror)) from error
+        raise _refusal(_REASONS.get(error.errno or 0, str(error))) from error
     finally:
         os.close(fd)
 
