@@ -15,7 +15,6 @@ from unionmount.errors import MountError
 
 if TYPE_CHECKING:
     from unionmount.core import Router
-    from unionmount.mounting.serve import MountRequest
 
 _PATIENCE = 5.0  # seconds until the kernel has taken the answer to its INIT, which comes at once
 _INSTEAD = "leave -o passthrough away"
@@ -28,17 +27,15 @@ _REASONS = {
 }
 
 
-def check_passthrough(request: MountRequest) -> None:
+def check_passthrough(*, writable: bool, routed: bool, counts_access: bool) -> None:
     """Refuse passthrough where it cannot be, as far as that is known before the mount."""
-    if not request.options.passthrough:
-        return
     if os.geteuid() != 0:
         raise _refusal(_REASONS[errno.EPERM])
-    if not request.writable:
+    if not writable:
         raise _refusal("files of the upper are passed through, and a read-only mount has none")
-    if request.unstacked or request.threads == 0:
+    if not routed:
         raise _refusal("the router does it, which nofastpath or UNIONMOUNT_FASTPATH=0 switches off")
-    if request.counted.name == "NOTHING":
+    if not counts_access:
         raise _refusal(
             "the disk counts access times of files that are passed through; add -o relatime"
         )

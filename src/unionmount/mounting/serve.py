@@ -115,7 +115,12 @@ def run_mount(
     after an unmount by somebody else, or after SIGTERM, SIGINT or SIGHUP. A second signal ends it
     even if files are open.
     """
-    check_passthrough(request)
+    if request.options.passthrough:
+        check_passthrough(
+            writable=request.writable,
+            routed=request.threads != 0 and not request.unstacked,
+            counts_access=request.options.atime,
+        )
     source = request.options.fsname or layers.name
     if request.until is not None:
         let_terminate()
