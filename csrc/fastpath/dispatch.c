@@ -16,12 +16,10 @@ static um_handler *const handlers[] = {
     [FUSE_RMDIR] = um_answer_rmdir,
     [FUSE_RENAME] = um_answer_rename,
     [FUSE_LINK] = um_answer_link,
-    /* ENOSYS means opens without messages: the kernel asks once, and then opens files by itself. */
-    [FUSE_OPEN] = um_answer_unsupported,
+    [FUSE_OPEN] = um_answer_open,
     [FUSE_READ] = um_answer_read,
     [FUSE_WRITE] = um_answer_write,
     [FUSE_STATFS] = um_answer_statfs,
-    /* Files that TMPFILE opened before any OPEN was refused are released. */
     [FUSE_RELEASE] = um_answer_release,
     [FUSE_FSYNC] = um_answer_fsync,
     [FUSE_SETXATTR] = um_answer_setxattr,
@@ -142,6 +140,7 @@ void um_fastpath_undo(struct um_fastpath *fastpath, const void *request, const v
     size -= sizeof *out;
     if (out->error != 0 || fastpath->upper == NULL)
         return;
+    um_fastpath_undo_open(fastpath, header, body, size);
     if (header->opcode == FUSE_READDIRPLUS) {
         undo_listing(fastpath, body, size);
     } else if (grants_one(header->opcode) && size >= sizeof(struct fuse_entry_out)) {
@@ -154,6 +153,13 @@ void um_fastpath_undo(struct um_fastpath *fastpath, const void *request, const v
 uint32_t um_fastpath_open_files(struct um_fastpath *fastpath)
 {
     return fastpath->open_files ? um_open_files_count(fastpath->open_files) : 0;
+}
+
+int um_fastpath_try_passthrough(struct um_fastpath *fastpath, int fd)
+{
+    if (fastpath->passthrough == NULL || atomic_load(&fastpath->no_passthrough))
+        return -EOPNOTSUPP;
+    return um_passthrough_try(fastpath->passthrough, fd);
 }
 
 static int copy_layers(struct um_fastpath *fastpath, const struct um_fastpath_setup *setup)
@@ -193,6 +199,9 @@ int um_fastpath_open(const struct um_fastpath_setup *setup, struct um_fastpath *
     int error = copy_layers(fastpath, setup);
     if (error == 0 && setup->upper != NULL)
         error = um_open_files_open(setup->upper, setup->max_open_files, &fastpath->open_files);
+    if (error == 0 && setup->upper != NULL && setup->passthrough)
+        error = um_passthrough_open(setup->upper, fastpath->open_files, setup->device,
+                                    setup->max_open_files, &fastpath->passthrough);
     if (error != 0) {
         um_fastpath_close(fastpath);
         return error;
@@ -206,6 +215,7 @@ void um_fastpath_close(struct um_fastpath *fastpath)
     if (fastpath == NULL)
         return;
     um_fastpath_close_lists(fastpath);
+    um_passthrough_close(fastpath->passthrough);
     um_open_files_close(fastpath->open_files);
     for (size_t i = 0; i < fastpath->n_layers; i++)
         free(fastpath->layers[i]);

@@ -14,6 +14,7 @@
  *   node.c        nodes of the tree or the upper; forgetting them
  *   list.c        directories
  *   reply.c       names in requests, attributes and entries in replies
+ *   passthrough.c files that the kernel reads and writes on the disk itself
  *   open_files.c  files of the upper that are kept open
  *
  * Ownership, threads: see fastpath/fastpath.h.
@@ -29,6 +30,7 @@
 #include "base/table.h"
 #include "fastpath/fastpath.h"
 #include "fastpath/open_files.h"
+#include "fastpath/passthrough.h"
 
 struct um_shared_list; /* fastpath/list.c */
 
@@ -50,6 +52,8 @@ struct um_fastpath {
     char **layers;
     size_t n_layers;
     struct um_open_files *open_files; /* NULL without an upper */
+    struct um_passthrough *passthrough; /* NULL without the option */
+    atomic_bool no_passthrough; /* the kernel's INIT did not offer it */
     atomic_uint max_readahead; /* of the kernel's INIT */
     atomic_ullong incapable; /* the node that lost its capability last; 0: a SETATTR came since */
 
@@ -113,6 +117,10 @@ int um_fastpath_node_attr(struct um_fastpath *fastpath, uint64_t node, struct um
 int um_fastpath_node_open_path(struct um_fastpath *fastpath, uint64_t node, int *fd);
 void um_fastpath_node_forget(struct um_fastpath *fastpath, uint64_t node, uint64_t lookups);
 
+/* Count down an open that the kernel did not accept. */
+void um_fastpath_undo_open(struct um_fastpath *fastpath, const struct fuse_in_header *header,
+                           const uint8_t *body, size_t size);
+
 /* Drop the list of a directory that the kernel has forgotten. */
 void um_fastpath_drop_list(struct um_fastpath *fastpath, uint64_t node);
 void um_fastpath_close_lists(struct um_fastpath *fastpath);
@@ -120,7 +128,8 @@ void um_fastpath_close_lists(struct um_fastpath *fastpath);
 um_handler um_answer_init;
 um_handler um_answer_lookup, um_answer_getattr, um_answer_readlink, um_answer_read,
     um_answer_statfs;
-um_handler um_answer_forget, um_answer_batch_forget, um_answer_unsupported, um_answer_release;
+um_handler um_answer_forget, um_answer_batch_forget, um_answer_unsupported;
+um_handler um_answer_open, um_answer_release;
 um_handler um_answer_lseek, um_answer_ioctl, um_answer_statx;
 um_handler um_answer_opendir, um_answer_releasedir, um_answer_readdir, um_answer_readdirplus;
 um_handler um_answer_getxattr, um_answer_listxattr, um_answer_setxattr, um_answer_removexattr;

@@ -41,12 +41,19 @@ struct um_fastpath_setup {
     uint32_t keeps_nsec;
     bool static_nlink; /* a directory has one link, however many directories are in it */
     bool no_xattrs; /* there are none to read or set */
+    /* The kernel reads and writes files of the upper on the disk itself; `device` is /dev/fuse, borrowed. */
+    bool passthrough;
+    int device;
     const struct um_id_maps
         *ids; /* owners as callers see them; NULL: as they are stored. Borrowed */
 };
 
 int um_fastpath_open(const struct um_fastpath_setup *setup, struct um_fastpath **out);
 void um_fastpath_close(struct um_fastpath *fastpath);
+/* Register a file of the upper's disk for passthrough and free it again, which shows whether the kernel can do
+ * so. 0; -EPERM before the kernel's INIT was answered, or without the right; -EOPNOTSUPP where the kernel does not
+ * offer passthrough; -ELOOP where the disk is stacked on others itself. */
+int um_fastpath_try_passthrough(struct um_fastpath *fastpath, int fd);
 /* cffi: end */
 
 #define UM_FUSE_MAX_WRITE (1u << 20)

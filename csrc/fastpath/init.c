@@ -43,6 +43,27 @@ static uint32_t wanted_flags(const struct um_fastpath *fastpath)
     return flags;
 }
 
+/* Passthrough needs both extended flags: FUSE_DIRECT_IO_ALLOW_MMAP, because files that cannot be passed
+ * through any more are opened with direct I/O, and mapped even so. */
+static void accept_passthrough(struct um_fastpath *fastpath, const struct um_exchange *x,
+                               struct fuse_init_out *out)
+{
+    const struct fuse_init_in *in = (const void *)x->body;
+    bool extended = (in->flags & UM_FUSE_INIT_EXT) &&
+                    x->size >= offsetof(struct fuse_init_in, flags2) + sizeof in->flags2;
+    if (fastpath->passthrough == NULL)
+        return;
+    if (!extended || !(in->flags2 & UM_FUSE_PASSTHROUGH2)) {
+        atomic_store(&fastpath->no_passthrough, true);
+        return;
+    }
+    out->flags |= UM_FUSE_INIT_EXT;
+    out->flags2 = in->flags2 & (UM_FUSE_PASSTHROUGH2 | UM_FUSE_DIRECT_IO_ALLOW_MMAP2);
+    /* This is max_stack_depth in Linux 6.9: the disk is stacked on nothing, so that an overlayfs can
+     * be stacked on the mount. */
+    out->unused[0] = 1;
+}
+
 int64_t um_answer_init(struct um_exchange *x)
 {
     /* The kernel's struct grows with versions; the part of 7.6 is all that is needed. */
@@ -58,6 +79,7 @@ int64_t um_answer_init(struct um_exchange *x)
         return -EPROTO;
     out->max_readahead = in->max_readahead;
     out->flags = in->flags & wanted_flags(x->fastpath);
+    accept_passthrough(x->fastpath, x, out);
     out->max_background = MAX_BACKGROUND;
     out->congestion_threshold = CONGESTION;
     out->max_write = UM_FUSE_MAX_WRITE;

@@ -112,7 +112,14 @@ int64_t um_answer_tmpfile(struct um_exchange *x)
     out = um_reply_room(x, sizeof *out);
     um_reply_fill_entry(x->fastpath, &out->entry, &attr);
     out->open.open_flags = FOPEN_KEEP_CACHE; /* as for files that the kernel opens itself */
-    return sizeof *out;
+    if (x->fastpath->passthrough != NULL) {
+        error = um_passthrough_begin(x->fastpath->passthrough, attr.node, true, &out->open);
+        /* It begins to change with this open. */
+        out->entry.attr_valid = out->entry.attr_valid_nsec = 0;
+    }
+    if (error < 0)
+        um_fastpath_node_forget(x->fastpath, attr.node, 1);
+    return error < 0 ? error : (int64_t)sizeof *out;
 }
 
 int64_t um_answer_link(struct um_exchange *x)

@@ -11,9 +11,31 @@ int64_t um_answer_unsupported(struct um_exchange *x)
     return -ENOSYS;
 }
 
+/* ENOSYS means opens without messages: the kernel asks once, and then opens files by itself. With
+ * passthrough every open is a message, because the answer says where the file is. */
+int64_t um_answer_open(struct um_exchange *x)
+{
+    const struct fuse_open_in *in = UM_BODY(x, struct fuse_open_in);
+    if (x->fastpath->passthrough == NULL)
+        return -ENOSYS;
+    if (in == NULL)
+        return -EIO;
+    bool write = (in->flags & O_ACCMODE) != O_RDONLY;
+    struct fuse_open_out *out = um_reply_room(x, sizeof *out);
+    int result = um_passthrough_begin(x->fastpath->passthrough, x->header->nodeid, write, out);
+    if (result < 0)
+        return result;
+    if (result > 0)
+        x->stale[0] = x->header->nodeid;
+    return sizeof *out;
+}
+
+/* Without passthrough, only files that TMPFILE opened before any OPEN was refused are released. */
 int64_t um_answer_release(struct um_exchange *x)
 {
-    (void)x;
+    const struct fuse_release_in *in = UM_BODY(x, struct fuse_release_in);
+    if (x->fastpath->passthrough != NULL && in != NULL)
+        um_passthrough_end(x->fastpath->passthrough, x->header->nodeid, in->fh);
     return 0;
 }
 

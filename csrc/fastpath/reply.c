@@ -57,11 +57,12 @@ void um_reply_fill_entry(const struct um_fastpath *fastpath, struct fuse_entry_o
     /* Only this mount changes anything, so what the kernel caches stays true. But a name whose
      * number will change is asked for each time, so that all names of the file agree. */
     bool renumbers = fastpath->upper != NULL && um_upper_renumbers(fastpath->upper, attr);
+    bool changing = um_passthrough_is_changing(fastpath->passthrough, attr->node);
     *out = (struct fuse_entry_out){.nodeid = attr->node,
                                    .entry_valid = renumbers ? 0 : fastpath->keeps,
                                    .entry_valid_nsec = renumbers ? 0 : fastpath->keeps_nsec,
-                                   .attr_valid = fastpath->keeps,
-                                   .attr_valid_nsec = fastpath->keeps_nsec};
+                                   .attr_valid = changing ? 0 : fastpath->keeps,
+                                   .attr_valid_nsec = changing ? 0 : fastpath->keeps_nsec};
     um_reply_fill_attr(fastpath, &out->attr, attr);
 }
 
@@ -74,8 +75,9 @@ int64_t um_reply_entry(struct um_exchange *x, const struct um_attr *attr)
 int64_t um_reply_attr(struct um_exchange *x, const struct um_attr *attr)
 {
     struct fuse_attr_out *out = um_reply_room(x, sizeof *out);
-    out->attr_valid = x->fastpath->keeps;
-    out->attr_valid_nsec = x->fastpath->keeps_nsec;
+    bool changing = um_passthrough_is_changing(x->fastpath->passthrough, attr->node);
+    out->attr_valid = changing ? 0 : x->fastpath->keeps;
+    out->attr_valid_nsec = changing ? 0 : x->fastpath->keeps_nsec;
     um_reply_fill_attr(x->fastpath, &out->attr, attr);
     return sizeof *out;
 }

@@ -42,8 +42,9 @@ _Static_assert(sizeof(struct statx_out) == 288, "as the kernel has it");
 static void fill(const struct um_fastpath *fastpath, struct statx_out *out,
                  const struct um_attr *attr)
 {
-    out->attr_valid = fastpath->keeps;
-    out->attr_valid_nsec = fastpath->keeps_nsec;
+    bool changing = um_passthrough_is_changing(fastpath->passthrough, attr->node);
+    out->attr_valid = changing ? 0 : fastpath->keeps;
+    out->attr_valid_nsec = changing ? 0 : fastpath->keeps_nsec;
     out->stat.mask = STATX_BASIC_STATS;
     out->stat.blksize = UM_BLOCK_SIZE;
     out->stat.nlink = um_reply_nlink(fastpath, attr);

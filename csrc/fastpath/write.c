@@ -275,11 +275,14 @@ static int take_owner(const struct um_fastpath *fastpath, struct um_upper_change
 /* Return whether a request is a chown(2) of -1 and -1, which removes the bits, too, and arrives as
  * a request that changes nothing. So does the request that the kernel sends before a write that
  * removes something, by anyone who may write. Then either the write itself says so, or it was
- * root's, or it is about the capability that has just been removed. */
+ * root's, or it is about the capability that has just been removed. No write follows for a file that is passed
+ * through: there the request itself has to remove the bits. */
 static bool is_chown_to_nobody(struct um_exchange *x, uint32_t owner)
 {
     bool incapable = atomic_exchange(&x->fastpath->incapable, 0) == x->header->nodeid;
-    return x->header->uid == 0 ? !incapable : x->header->uid == owner;
+    bool owns = x->header->uid == owner ||
+                um_passthrough_is_changing(x->fastpath->passthrough, x->header->nodeid);
+    return x->header->uid == 0 ? !incapable : owns;
 }
 
 /* Remove the bits in the same step where there is a new owner, or a truncation by a process

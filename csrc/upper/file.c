@@ -360,6 +360,34 @@ int64_t um_upper_copy_range(struct um_upper *upper, uint64_t from, uint64_t from
     return copied < 0 ? -errno : copied;
 }
 
+/* ---- files that the kernel reads and writes itself ------------------------------------------- */
+
+static bool has_data(const struct um_upper_node *node)
+{
+    return node != NULL && !node->directory && node->in_upper && node->data == 0 && !node->capable;
+}
+
+bool um_upper_has_data(struct um_upper *upper, uint64_t number)
+{
+    pthread_rwlock_rdlock(&upper->lock);
+    bool result = has_data(um_upper_node_find(upper, number));
+    pthread_rwlock_unlock(&upper->lock);
+    return result;
+}
+
+int um_upper_backing(struct um_upper *upper, uint64_t number, int *fd)
+{
+    int error = -ENODATA;
+    pthread_rwlock_rdlock(&upper->lock);
+    const struct um_upper_node *node = um_upper_node_find(upper, number);
+    if (has_data(node) && node->opens != 0 && node->fd >= 0 && node->writable) {
+        *fd = fcntl(node->fd, F_DUPFD_CLOEXEC, 3);
+        error = *fd < 0 ? -errno : 0;
+    }
+    pthread_rwlock_unlock(&upper->lock);
+    return error;
+}
+
 /* ---- what only the disk knows ---------------------------------------------------------------- */
 
 int um_upper_open_path(struct um_upper *upper, uint64_t number, int *fd)

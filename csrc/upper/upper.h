@@ -237,6 +237,13 @@ int um_upper_copy_up_patiently(struct um_upper *upper, uint64_t node, uint32_t f
  * that the caller closes. -ENODATA where there is none, as of um_tree_open_path. */
 int um_upper_open_path(struct um_upper *upper, uint64_t node, int *fd);
 
+/* Return whether a file is in the upper with data of its own, and stays so. False for a directory, a file whose
+ * data is in a lower layer, and one whose capability is in a mark, which a write has to remove. */
+bool um_upper_has_data(struct um_upper *upper, uint64_t node);
+/* Duplicate the descriptor of such a file, which is open for writing; the caller closes it. -ENODATA where the
+ * file is none. */
+int um_upper_backing(struct um_upper *upper, uint64_t node, int *fd);
+
 /* Make a regular file without a name, as open(2) does with O_TMPFILE, in a directory, which is copied up.
  * Nothing is left of it once it is forgotten, or the daemon is killed; um_upper_link gives it a name. Counts
  * as a lookup. -EOPNOTSUPP where the upper's file system has no such files. */

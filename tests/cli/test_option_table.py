@@ -136,7 +136,7 @@ WRITABLE_ROWS = {
                 "nofastpath",
                 "upper_open",
             ],
-            *["xattrs=layers", "fsync=0", "fsync=1"],
+            *["xattrs=layers", "fsync=0", "fsync=1", "nopassthrough"],
             *["xattr_permissions=0", "xattr_permissions=1", "xattr_permissions=2"],
             *[
                 "fast_ino=1",

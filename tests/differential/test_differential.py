@@ -61,6 +61,13 @@ def test_the_mount_does_what_overlayfs_and_posix_say(
         explore(place, VARIANTS[name], RUNS, STEPS)
 
 
+@pytest.mark.needs("passthrough")
+@pytest.mark.timeout(900)
+def test_files_that_the_kernel_reads_and_writes_itself(zygote: Zygote) -> None:
+    with place_on("ext4", zygote) as place:
+        explore(place, VARIANTS["passthrough"], RUNS, STEPS)
+
+
 @pytest.mark.parametrize("name", ["without-router", "one-thread"])
 @pytest.mark.timeout(900)
 def test_who_answers_makes_no_difference(name: str, zygote: Zygote) -> None:

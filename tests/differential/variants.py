@@ -66,6 +66,10 @@ REFERENCE = Variant(
 ONE_THREAD = Variant(
     "one-thread", lambda: UnionmountImage(options=f"{_WITH_DEVICES},threads=1"), image=True
 )
+# The kernel reads and writes the upper's files itself.
+PASSTHROUGH = Variant(
+    "passthrough", lambda: Unionmount(options=f"{_WITH_DEVICES},relatime,passthrough")
+)
 AUFS = Variant("aufs-whiteouts", lambda: Unionmount(options=_WITH_DEVICES), marks=lowers.AUFS_MARKS)
 # Where others reach the upper, nothing in it has power on disk; the mount shows it all the same.
 POWERLESS = Variant(
@@ -136,7 +140,7 @@ MAPPED = tuple(
 VARIANTS = {
     one.name: one
     for one in (
-        *(DIRECTORIES, IMAGE, REFERENCE, ONE_THREAD, AUFS, POWERLESS),
+        *(DIRECTORIES, PASSTHROUGH, IMAGE, REFERENCE, ONE_THREAD, AUFS, POWERLESS),
         *(STAT_MARKS, PRIVILEGED_STAT_MARKS),
         *(USERS_IMAGE, USERS_DIRECTORIES, *MAPPED),
     )

@@ -81,6 +81,13 @@ def _statx_of_fuse() -> str | None:
     return None if version >= (6, 6) else f"Linux {release} is older than 6.6"
 
 
+def _passthrough() -> str | None:
+    """Whether the kernel may read and write files behind a FUSE file system itself."""
+    release = os.uname().release
+    version = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
+    return None if version >= (6, 9) else f"Linux {release} is older than 6.9: no passthrough"
+
+
 def _go() -> str | None:
     """Go, of a version whose templates are those that we know."""
     return _version(["go", "env", "GOVERSION"], r"go1\.(\d+)", 24)
@@ -132,6 +139,7 @@ _PROBES: dict[str, Callable[[], str | None]] = {
     "ordinary-user": _ordinary_user,
     "overlayfs": _overlayfs,
     "statx-of-fuse": _statx_of_fuse,
+    "passthrough": _passthrough,
     "pandas": lambda: _module("pandas"),
     "pyarrow": lambda: _module("pyarrow"),
     "backing-ext4": lambda: _backing("ext4"),
@@ -142,7 +150,7 @@ _PROBES: dict[str, Callable[[], str | None]] = {
 
 
 NOT_IN_DEBIAN = frozenset(
-    {"docker-cli", "statx-of-fuse", "binfmt-of-namespace", "pandas", "pyarrow"}
+    {"docker-cli", "statx-of-fuse", "passthrough", "binfmt-of-namespace", "pandas", "pyarrow"}
 )
 """What Debian 12 has not got, or too old: tests that want it are skipped in CI, too.
 

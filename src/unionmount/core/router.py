@@ -31,6 +31,7 @@ class RouterFacts:
     keeps: float = FOREVER  # seconds for which the kernel may keep names and attributes
     static_nlink: bool = False
     xattrs: bool = True
+    passthrough: bool = False  # the kernel reads and writes files of the upper itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Router(Owner):
         self._fastpath: Any = None
         self._files, self._ids = files, facts.ids  # borrowed by the fast path
         try:
-            self._fastpath = _open_fastpath(files, facts)
+            self._fastpath = _open_fastpath(files, facts, device)
         except BaseException:
             os.close(device)
             raise
@@ -82,6 +83,14 @@ class Router(Owner):
     def start(self) -> None:
         """Start answering."""
         check(lib.um_router_start(self._handle))
+
+    def try_passthrough(self, fd: int) -> None:
+        """Register a file of the upper's disk with the kernel, and free it again.
+
+        Raises OSError: EPERM before the kernel has begun to talk to the router or without the
+        right to do so, EOPNOTSUPP, ELOOP, … (``um_fastpath_try_passthrough``).
+        """
+        check(lib.um_fastpath_try_passthrough(self._fastpath, fd))
 
     def close(self) -> None:
         """Stop all threads and close the connection."""
@@ -107,7 +116,7 @@ class Router(Owner):
         )
 
 
-def _open_fastpath(files: Tree | Upper, facts: RouterFacts) -> Any:
+def _open_fastpath(files: Tree | Upper, facts: RouterFacts, device: int) -> Any:
     setup = ffi.new("struct um_fastpath_setup *")
     if isinstance(files, Upper):
         setup.tree, setup.upper = files.tree._handle, files._handle
@@ -124,6 +133,7 @@ def _open_fastpath(files: Tree | Upper, facts: RouterFacts) -> Any:
     setup.ids = facts.ids.handle
     setup.keeps, setup.keeps_nsec = divmod(round(facts.keeps * 1e9), 10**9)
     setup.static_nlink, setup.no_xattrs = facts.static_nlink, not facts.xattrs
+    setup.passthrough, setup.device = facts.passthrough, device
     out = ffi.new("struct um_fastpath **")
     check(lib.um_fastpath_open(setup, out))
     return out[0]

@@ -57,6 +57,7 @@ class MountOptions:
     list_layers: bool = False
     ro: bool = False
     default_permissions: bool = False
+    passthrough: bool = False  # the kernel reads and writes files of the upper on the disk
     fastpath: bool = True  # whether C answers requests if possible
     threads: int | None = None  # of the fast path; None: one for each processor
     view: MountView = DISK_VIEW
@@ -105,6 +106,8 @@ _CHANGES: dict[str, _Change] = {
     "noallow_other": lambda options: replace(options, allow_other=False),
     "fastpath": lambda options: replace(options, fastpath=True),
     "nofastpath": lambda options: replace(options, fastpath=False),
+    "passthrough": lambda options: replace(options, passthrough=True),
+    "nopassthrough": lambda options: replace(options, passthrough=False),
     "xattrs=layers": lambda options: replace(options, list_layers=True),
 }
 

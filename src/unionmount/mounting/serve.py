@@ -40,6 +40,7 @@ from unionmount.mounting.live_mount import (
     wanted_signals,
 )
 from unionmount.mounting.options import THREADS_MAX, MountOptions
+from unionmount.mounting.passthrough import check_passthrough, try_passthrough
 from unionmount.mounting.records import HeldRecord, MountTable, Record
 from unionmount.mounting.standby import stand_by
 from unionmount.mounting.statistics import listening
@@ -114,6 +115,12 @@ def run_mount(
     after an unmount by somebody else, or after SIGTERM, SIGINT or SIGHUP. A second signal ends it
     even if files are open.
     """
+    if request.options.passthrough:
+        check_passthrough(
+            writable=request.writable,
+            routed=request.threads != 0 and not request.unstacked,
+            counts_access=request.options.atime,
+        )
     source = request.options.fsname or layers.name
     if request.until is not None:
         let_terminate()
@@ -400,6 +407,7 @@ class _Server:
 
     def __init__(self, shown: ShownFiles, request: MountRequest) -> None:
         self._shown = shown
+        self._passthrough = request.options.passthrough
         self._threads = 0 if isinstance(shown.files, LayerTrees) else request.threads
         self._held = hold_python() if self._threads else None
         self._serve_python = import_python() if self._held is None else None
@@ -425,14 +433,21 @@ class _Server:
         files = self._shown.files
         assert not isinstance(files, LayerTrees)
         spin = _SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0
-        facts, fd = _router_facts(self._shown), connection.take()
+        facts = replace(_router_facts(self._shown), passthrough=self._passthrough)
+        fd = connection.take()
         router = Router(files, facts, fd, threads=self._threads, spin_ns=spin)
         with router, FileDescriptor(router.slow) as slow, listening(statistics, router) as stats:
             serving.router_ended, serving.stats = router.ended, stats
             router.start()
+            self._pass_through(router)
             serving.announcement.begin()
             if self._serve_python is not None or stand_by(serving, slow.fd):
                 self._python()(slow.take(), self._shown, serving)
+
+    def _pass_through(self, router: Router) -> None:
+        if self._passthrough:
+            assert self._shown.facts.directory is not None, "check_passthrough wants an upper"
+            try_passthrough(router, self._shown.facts.directory)
 
     def _python(self) -> ServePython:
         """Return what serves requests in Python, imported by now at the latest."""
