@@ -156,6 +156,11 @@ uint32_t um_fastpath_open_files(struct um_fastpath *fastpath)
     return fastpath->open_files ? um_open_files_count(fastpath->open_files) : 0;
 }
 
+bool um_fastpath_uses_io_uring(const struct um_fastpath *fastpath)
+{
+    return atomic_load(&fastpath->uses_io_uring);
+}
+
 static int copy_layers(struct um_fastpath *fastpath, const struct um_fastpath_setup *setup)
 {
     fastpath->layers = calloc(setup->n_layers + 1, sizeof *fastpath->layers);
@@ -187,6 +192,7 @@ int um_fastpath_open(const struct um_fastpath_setup *setup, struct um_fastpath *
     fastpath->keeps_nsec = setup->keeps_nsec;
     fastpath->static_nlink = setup->static_nlink;
     fastpath->no_xattrs = setup->no_xattrs;
+    fastpath->io_uring = setup->io_uring;
     fastpath->ids =
         setup->ids ? *setup->ids : (struct um_id_maps){{.squashed = -1}, {.squashed = -1}};
     pthread_mutex_init(&fastpath->lists_lock, NULL);

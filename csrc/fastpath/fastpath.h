@@ -41,6 +41,7 @@ struct um_fastpath_setup {
     uint32_t keeps_nsec;
     bool static_nlink; /* a directory has one link, however many directories are in it */
     bool no_xattrs; /* there are none to read or set */
+    bool io_uring; /* ask the kernel to use FUSE over io_uring; the caller then serves its queues */
     const struct um_id_maps
         *ids; /* owners as callers see them; NULL: as they are stored. Borrowed */
 };
@@ -89,6 +90,9 @@ void um_fastpath_undo(struct um_fastpath *fastpath, const void *request, const v
 #define UM_SLOW_INIT_UNIQUE UINT64_MAX
 #define UM_SLOW_INIT_ROOM 128u
 size_t um_fastpath_slow_init(const struct um_fastpath *fastpath, void *request);
+
+/* Return whether the kernel has agreed to use io_uring, once its INIT was answered. */
+bool um_fastpath_uses_io_uring(const struct um_fastpath *fastpath);
 
 uint32_t um_fastpath_open_files(struct um_fastpath *fastpath);
 

@@ -1,6 +1,7 @@
 #include <sys/param.h>
 
 #include "fastpath/exchange.h"
+#include "uring/protocol.h"
 
 /* This answers the kernel's INIT and writes the one for pyfuse3. The kernel gets the newest
  * protocol that both know. For pyfuse3's libfuse it is 7.13: below 7.14 libfuse does not splice,
@@ -43,6 +44,19 @@ static uint32_t wanted_flags(const struct um_fastpath *fastpath)
     return flags;
 }
 
+/* Agree to FUSE over io_uring if both sides want it. From then on the kernel holds all other
+ * requests back until each of its queues has an entry. */
+static void agree_to_io_uring(struct um_exchange *x, const struct fuse_init_in *in,
+                              struct fuse_init_out *out)
+{
+    if (!x->fastpath->io_uring || x->size < sizeof *in || !(in->flags & UM_FUSE_INIT_EXT) ||
+        !(in->flags2 & UM_FUSE_OVER_IO_URING2))
+        return;
+    out->flags |= UM_FUSE_INIT_EXT;
+    out->flags2 |= UM_FUSE_OVER_IO_URING2;
+    atomic_store(&x->fastpath->uses_io_uring, true);
+}
+
 int64_t um_answer_init(struct um_exchange *x)
 {
     /* The kernel's struct grows with versions; the part of 7.6 is all that is needed. */
@@ -63,6 +77,7 @@ int64_t um_answer_init(struct um_exchange *x)
     out->max_write = UM_FUSE_MAX_WRITE;
     out->time_gran = 1;
     out->max_pages = UM_FUSE_MAX_PAGES;
+    agree_to_io_uring(x, in, out);
     atomic_store(&x->fastpath->max_readahead, in->max_readahead);
     return sizeof *out;
 }

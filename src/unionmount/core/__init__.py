@@ -22,7 +22,14 @@ from unionmount.core.index import (
 from unionmount.core.libraries import keep_libraries
 from unionmount.core.members import PlainMembers
 from unionmount.core.nodes import NAME_MAX, ROOT, Attributes, BrowsableTree, DirectoryEntry, Node
-from unionmount.core.router import FOREVER, Router, RouterFacts, RouterStats, time_of_bucket
+from unionmount.core.router import (
+    FOREVER,
+    Router,
+    RouterFacts,
+    RouterStats,
+    probe_io_uring,
+    time_of_bucket,
+)
 from unionmount.core.search import (
     COLORS,
     RECORD_COUNT,
@@ -107,6 +114,7 @@ __all__ = [
     "keep_libraries",
     "matches",
     "opaque_name",
+    "probe_io_uring",
     "open_beneath",
     "open_within",
     "private_directory",

@@ -1,7 +1,7 @@
 """The options of a mount (``-o``), parsed into one value.
 
 Options are those of mount(8) that make sense for a FUSE file system, and ``xattrs=layers``,
-``threads=N`` and ``nofastpath`` (docs/explanation/router.md). An option that would change the
+``threads=N``, ``nofastpath`` and ``io_uring`` (docs/explanation/router.md). An option that would change the
 meaning of the mount is carried out or refused, never ignored, because callers of a mount program
 only see its exit status. ``WITHOUT_EFFECT`` lists what is accepted without an effect, ``REFUSED``
 what is refused with a reason; docs/reference/options.md has both. By default set-user-ID bits and
@@ -59,6 +59,7 @@ class MountOptions:
     default_permissions: bool = False
     fastpath: bool = True  # whether C answers requests if possible
     threads: int | None = None  # of the fast path; None: one for each processor
+    io_uring: bool | None = None  # whether requests come through io_uring (mounting/transport.py)
     view: MountView = DISK_VIEW
     labels: tuple[str, ...] = ()  # of SELinux for all files: NAME="LABEL"
     engine: bool = False  # nosuid and nodev are not relied on: uppers are accepted as by overlayfs
@@ -105,6 +106,8 @@ _CHANGES: dict[str, _Change] = {
     "noallow_other": lambda options: replace(options, allow_other=False),
     "fastpath": lambda options: replace(options, fastpath=True),
     "nofastpath": lambda options: replace(options, fastpath=False),
+    "io_uring": lambda options: replace(options, io_uring=True),
+    "noio_uring": lambda options: replace(options, io_uring=False),
     "xattrs=layers": lambda options: replace(options, list_layers=True),
 }
 
