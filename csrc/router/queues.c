@@ -46,9 +46,10 @@ static int open_taker(struct um_queues *queues, int processor, struct um_queue *
     if (error == 0 && queue != NULL) {
         taker->held = 1;
         queue->own = taker;
-        error = um_entry_make(queue) ? 0 : -ENOMEM;
-        if (error == 0)
-            queue->entries->vital = true;
+        taker->first = um_entry_make(queue);
+        if (taker->first == NULL)
+            return -ENOMEM;
+        taker->first->vital = true;
     }
     return error;
 }

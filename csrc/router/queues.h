@@ -68,6 +68,7 @@ struct um_taker {
     struct um_worker worker;
     struct um_uring ring;
     struct um_queue *queue; /* of an own taker; NULL: a reserve */
+    struct um_entry *first; /* that an own taker offers at the start */
     int processor; /* to run on; -1: any */
     int bell; /* an eventfd */
     uint64_t rung; /* what was read from it */

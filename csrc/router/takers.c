@@ -49,7 +49,8 @@ static void refuse(struct um_router *router, int error)
 
 static void commit(struct um_taker *taker, struct um_entry *entry)
 {
-    entry->queue->idle += taker->queue == NULL;
+    if (taker->queue == NULL)
+        entry->queue->idle++;
     command(taker, entry, UM_RING_COMMIT);
 }
 
@@ -81,7 +82,7 @@ static void register_first(struct um_taker *taker)
     struct um_queues *queues = taker->worker.router->queues;
     taker->registered = true;
     if (taker->queue != NULL) {
-        command(taker, taker->queue->entries, UM_RING_REGISTER);
+        command(taker, taker->first, UM_RING_REGISTER);
         return;
     }
     for (uint32_t i = 0; i < queues->n; i++) {
@@ -153,7 +154,8 @@ static void take(struct um_taker *taker, struct um_entry *entry)
     bool is_own = taker->queue != NULL;
     entry->commit_id = entry->head->sizes.commit_id;
     entry->begun = um_router_now();
-    queue->idle -= !is_own;
+    if (!is_own)
+        queue->idle--;
     if (um_entry_open(entry, &taker->worker) == 0) {
         struct fuse_in_header header;
         memcpy(&header, entry->head->header, sizeof header);
