@@ -428,9 +428,7 @@ class _Server:
         assert not isinstance(files, LayerTrees)
         spin = _SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0
         facts, fd = _router_facts(self._shown), connection.take()
-        router = Router(
-            files, facts, fd, threads=self._threads, spin_ns=spin, queues=self._queues
-        )
+        router = Router(files, facts, fd, threads=self._threads, spin_ns=spin, queues=self._queues)
         with router, FileDescriptor(router.slow) as slow, listening(statistics, router) as stats:
             serving.router_ended, serving.stats = router.ended, stats
             router.start()

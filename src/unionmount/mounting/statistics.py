@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from unionmount.core import time_of_bucket
 from unionmount.errors import MountError, NotFoundError
+from unionmount.mounting.transport import describe
 
 if TYPE_CHECKING:
     from unionmount.core import Router, RouterStats
@@ -49,7 +50,8 @@ def report(stats: RouterStats) -> dict[str, Any]:
             "fast": stats.fast.get(opcode, 0),
             "forwarded": stats.forwarded.get(opcode, 0),
         } | {f"p{percent}_us": _percentile(times, percent) for percent in _PERCENTILES}
-    return {"messages": messages, **stats.totals}
+    queues = stats.totals.get("queues", 0)
+    return {"messages": messages, "transport": describe(queues), **stats.totals}
 
 
 def _name(opcode: int) -> str:

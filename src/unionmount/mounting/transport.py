@@ -19,7 +19,6 @@ VARIABLE = "UNIONMOUNT_TRANSPORT"
 _DEVICE, _RING = "fuse", "io_uring"  # values of the variable
 _SWITCH = Path("/sys/module/fuse/parameters/enable_uring")
 _PROCESSORS = Path("/sys/devices/system/cpu/possible")
-_LEAVE_OUT = "or leave out -o io_uring"
 
 
 def queues_of(options: MountOptions, *, routed: bool) -> int:
@@ -41,7 +40,7 @@ def queues_of(options: MountOptions, *, routed: bool) -> int:
     if not wanted or not routed:
         return 0
     if (reason := why_not()) is not None:
-        raise MountError(f"io_uring cannot be used: {reason}")
+        raise MountError(f"io_uring cannot be used: {reason}, or leave out -o io_uring")
     return _possible_processors()
 
 
@@ -52,28 +51,35 @@ def why_not() -> str | None:
     except OSError:
         return (
             "this kernel has no FUSE over io_uring, or the module fuse is not loaded; use Linux "
-            f"6.14 or newer with CONFIG_FUSE_IO_URING, {_LEAVE_OUT}"
+            "6.14 or newer with CONFIG_FUSE_IO_URING"
         )
     if switch not in ("Y", "1"):
         return (
             f"it is switched off in the kernel; let root write Y to {_SWITCH} (to keep it on, "
-            f"`options fuse enable_uring=1` in /etc/modprobe.d/fuse.conf), {_LEAVE_OUT}"
+            "`options fuse enable_uring=1` in /etc/modprobe.d/fuse.conf)"
         )
     if (error := probe_io_uring()) != 0:
         return (
             f"io_uring_setup(2) fails with {os.strerror(error)}; permit it (sysctl "
-            f"kernel.io_uring_disabled, or the seccomp profile of a container), {_LEAVE_OUT}"
+            "kernel.io_uring_disabled, or the seccomp profile of a container)"
         )
     if _possible_processors() == 0:
-        return f"{_PROCESSORS} does not say how many processors there are; mount /sys, {_LEAVE_OUT}"
+        return f"{_PROCESSORS} does not say how many processors there are; mount /sys"
     return None
+
+
+def describe(queues: int) -> str:
+    """Return the name of the transport of a mount with so many queues; if 0, why not io_uring."""
+    if queues:
+        return f"io_uring ({queues} queues)"
+    return f"/dev/fuse (io_uring: {why_not() or 'asked for with -o io_uring only'})"
 
 
 def refused(error: int) -> MountError:
     """Return the error of a mount whose queues the kernel did not accept."""
     return MountError(
         f"the kernel did not accept io_uring for this mount: {os.strerror(error)}; mount again, "
-        f"{_LEAVE_OUT}"
+        "or leave out -o io_uring"
     )
 
 
