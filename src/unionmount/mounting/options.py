@@ -1,11 +1,11 @@
 """The options of a mount (``-o``), parsed into one value.
 
 Options are those of mount(8) that make sense for a FUSE file system, and ``xattrs=layers``,
-``threads=N``, ``nofastpath`` and ``io_uring`` (docs/explanation/router.md). An option that would change the
-meaning of the mount is carried out or refused, never ignored, because callers of a mount program
-only see its exit status. ``WITHOUT_EFFECT`` lists what is accepted without an effect, ``REFUSED``
-what is refused with a reason; docs/reference/options.md has both. By default set-user-ID bits and
-device nodes of the image have no effect (``nosuid,nodev``), as an image is not trusted.
+``threads=N``, ``nofastpath`` and ``io_uring`` (docs/explanation/router.md). An option that would
+change the meaning of the mount is carried out or refused, never ignored, because callers of a mount
+program only see its exit status. ``WITHOUT_EFFECT`` lists what is accepted without an effect,
+``REFUSED`` what is refused with a reason; docs/reference/options.md has both. By default set-user-
+ID bits and device nodes of the image have no effect (``nosuid,nodev``), as an image is not trusted.
 
 ``default_permissions`` lets the kernel check owners and modes. It always does so for root's mounts,
 for read-only mounts, and if other users have access. In a writable mount of an ordinary user

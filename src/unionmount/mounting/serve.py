@@ -43,7 +43,7 @@ from unionmount.mounting.options import THREADS_MAX, MountOptions
 from unionmount.mounting.records import HeldRecord, MountTable, Record
 from unionmount.mounting.standby import stand_by
 from unionmount.mounting.statistics import listening
-from unionmount.mounting.transport import queues_of, refused
+from unionmount.mounting.transport import describe, queues_of, refused
 from unionmount.mounting.upper_directory import Counted, OpenUpper, UpperPlan, open_upper
 from unionmount.system import daemon
 from unionmount.system.file_descriptor import FileDescriptor
@@ -403,6 +403,7 @@ class _Server:
         self._shown = shown
         self._threads = 0 if isinstance(shown.files, LayerTrees) else request.threads
         self._queues = queues_of(request.options, routed=self._threads > 0)
+        self._transport = describe(self._queues)  # the daemon opens no paths later
         self._held = hold_python() if self._threads else None
         self._serve_python = import_python() if self._held is None else None
 
@@ -429,7 +430,8 @@ class _Server:
         spin = _SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0
         facts, fd = _router_facts(self._shown), connection.take()
         router = Router(files, facts, fd, threads=self._threads, spin_ns=spin, queues=self._queues)
-        with router, FileDescriptor(router.slow) as slow, listening(statistics, router) as stats:
+        listener = listening(statistics, router, self._transport)
+        with router, FileDescriptor(router.slow) as slow, listener as stats:
             serving.router_ended, serving.stats = router.ended, stats
             router.start()
             serving.announcement.begin()
