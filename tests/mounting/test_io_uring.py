@@ -39,8 +39,8 @@ STAT = "import os, sys; os.write(1, b'asks\\n'); os.lstat(sys.argv[1])"
 LOAD = """
 import os, sys
 top = sys.argv[1]
-os.write(1, b"works\\n")
 n, device = 0, os.stat(top).st_dev
+os.write(1, b"works\\n")
 try:
     while os.stat(top).st_dev == device:
         path = f"{top}/{os.getpid()}-{n % 20}"
