@@ -84,7 +84,8 @@ static ssize_t size_of_argument(const struct um_entry *entry, const struct fuse_
 {
     uint64_t rest = sizeof *header + (uint64_t)entry->head->sizes.payload;
     if (entry->head->sizes.payload > entry->queue->all->payload || header->len < rest ||
-        header->len - rest > UM_RING_ARGUMENT_ROOM || (header->len - rest) % 8 != 0)
+        header->len > UM_FUSE_BUFFER || header->len - rest > UM_RING_ARGUMENT_ROOM ||
+        (header->len - rest) % 8 != 0)
         return -1;
     return (ssize_t)(header->len - rest);
 }
@@ -108,6 +109,15 @@ size_t um_entry_open(struct um_entry *entry, struct um_worker *worker)
     memcpy(worker->request, &header, sizeof header);
     memcpy((uint8_t *)worker->request + sizeof header, entry->head->argument, (size_t)argument);
     return header.len;
+}
+
+void um_entry_detach(struct um_worker *worker, size_t size)
+{
+    uint8_t *room = (uint8_t *)worker->room + REQUEST_ROOM;
+    if (worker->request == worker->room)
+        return;
+    memcpy(room, worker->request, size);
+    worker->request = room;
 }
 
 int um_entry_fill(struct um_entry *entry, const void *message, size_t size)

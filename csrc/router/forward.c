@@ -87,6 +87,8 @@ bool um_router_forward(struct um_router *router, struct um_worker *worker, struc
                                .opcode = header->opcode,
                                .device = worker->device,
                                .entry = entry};
+    if (entry != NULL)
+        um_entry_detach(worker, size);
     int error = add(router, &one);
     if (error == 0) {
         introduce(router);

@@ -131,6 +131,8 @@ int um_worker_make_room(struct um_worker *worker);
 /* Let worker->request and worker->reply be those of an entry; return the size of the request, or 0 if it
  * is malformed. */
 size_t um_entry_open(struct um_entry *entry, struct um_worker *worker);
+/* Let worker->request be a copy, as the entry may have another request while this one is read. */
+void um_entry_detach(struct um_worker *worker, size_t size);
 /* Let the reply of the entry be a message: a header, and a body that may be in its place already.
  * -EINVAL if it is not a reply. */
 int um_entry_fill(struct um_entry *entry, const void *message, size_t size);
