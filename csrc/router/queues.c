@@ -124,6 +124,8 @@ void um_queues_join(struct um_router *router)
         free(queues->hands[i]->room);
         free(queues->hands[i]);
     }
+    for (uint32_t i = 0; i < queues->n_takers; i++)
+        um_taker_flush(&queues->takers[i]);
     pthread_mutex_lock(&queues->lock);
     queues->n_hands = 0;
     pthread_mutex_unlock(&queues->lock);

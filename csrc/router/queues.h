@@ -109,6 +109,8 @@ void um_queues_close(struct um_router *router);
 /* ---- router/takers.c --------------------------------------------------------------------------- */
 
 void *um_taker_run(void *taker); /* the thread */
+/* Commit the replies that came after the thread had ended. */
+void um_taker_flush(struct um_taker *taker);
 
 /* ---- router/hands.c ---------------------------------------------------------------------------- */
 

@@ -257,3 +257,13 @@ void *um_taker_run(void *argument)
     }
     return NULL;
 }
+
+void um_taker_flush(struct um_taker *taker)
+{
+    struct um_entry *entry;
+    while ((entry = um_taker_next(taker)) != NULL) {
+        if (entry->answered)
+            commit(taker, entry);
+    }
+    submit(taker, false);
+}
