@@ -30,6 +30,7 @@ PUBLIC_HEADERS = (
     "tree/members.h",
     "upper/upper.h",
     "search/search.h",
+    "uring/uring.h",
     "fastpath/fastpath.h",
     "router/router.h",
 )

@@ -162,6 +162,11 @@ int um_fastpath_try_passthrough(struct um_fastpath *fastpath, int fd)
     return um_passthrough_try(fastpath->passthrough, fd);
 }
 
+bool um_fastpath_uses_io_uring(const struct um_fastpath *fastpath)
+{
+    return atomic_load(&fastpath->uses_io_uring);
+}
+
 static int copy_layers(struct um_fastpath *fastpath, const struct um_fastpath_setup *setup)
 {
     fastpath->layers = calloc(setup->n_layers + 1, sizeof *fastpath->layers);
@@ -193,6 +198,7 @@ int um_fastpath_open(const struct um_fastpath_setup *setup, struct um_fastpath *
     fastpath->keeps_nsec = setup->keeps_nsec;
     fastpath->static_nlink = setup->static_nlink;
     fastpath->no_xattrs = setup->no_xattrs;
+    fastpath->io_uring = setup->io_uring;
     fastpath->ids =
         setup->ids ? *setup->ids : (struct um_id_maps){{.squashed = -1}, {.squashed = -1}};
     pthread_mutex_init(&fastpath->lists_lock, NULL);

@@ -48,7 +48,8 @@ struct um_fastpath {
     struct um_id_maps ids;
     uint64_t keeps; /* as of the setup */
     uint32_t keeps_nsec;
-    bool static_nlink, no_xattrs;
+    bool static_nlink, no_xattrs, io_uring;
+    atomic_bool uses_io_uring; /* the kernel has agreed */
     char **layers;
     size_t n_layers;
     struct um_open_files *open_files; /* NULL without an upper */

@@ -44,6 +44,7 @@ struct um_fastpath_setup {
     /* The kernel reads and writes files of the upper on the disk itself; `device` is /dev/fuse, borrowed. */
     bool passthrough;
     int device;
+    bool io_uring; /* ask the kernel to use FUSE over io_uring; the caller then serves its queues */
     const struct um_id_maps
         *ids; /* owners as callers see them; NULL: as they are stored. Borrowed */
 };
@@ -96,6 +97,9 @@ void um_fastpath_undo(struct um_fastpath *fastpath, const void *request, const v
 #define UM_SLOW_INIT_UNIQUE UINT64_MAX
 #define UM_SLOW_INIT_ROOM 128u
 size_t um_fastpath_slow_init(const struct um_fastpath *fastpath, void *request);
+
+/* Return whether the kernel has agreed to use io_uring, once its INIT was answered. */
+bool um_fastpath_uses_io_uring(const struct um_fastpath *fastpath);
 
 uint32_t um_fastpath_open_files(struct um_fastpath *fastpath);
 

@@ -1,6 +1,7 @@
 #include <sys/param.h>
 
 #include "fastpath/exchange.h"
+#include "uring/protocol.h"
 
 /* This answers the kernel's INIT and writes the one for pyfuse3. The kernel gets the newest
  * protocol that both know. For pyfuse3's libfuse it is 7.13: below 7.14 libfuse does not splice,
@@ -58,10 +59,23 @@ static void accept_passthrough(struct um_fastpath *fastpath, const struct um_exc
         return;
     }
     out->flags |= UM_FUSE_INIT_EXT;
-    out->flags2 = in->flags2 & (UM_FUSE_PASSTHROUGH2 | UM_FUSE_DIRECT_IO_ALLOW_MMAP2);
+    out->flags2 |= in->flags2 & (UM_FUSE_PASSTHROUGH2 | UM_FUSE_DIRECT_IO_ALLOW_MMAP2);
     /* This is max_stack_depth in Linux 6.9: the disk is stacked on nothing, so that an overlayfs can
      * be stacked on the mount. */
     out->unused[0] = 1;
+}
+
+/* Agree to FUSE over io_uring if both sides want it. From then on the kernel holds all other
+ * requests back until each of its queues has an entry. */
+static void agree_to_io_uring(struct um_exchange *x, const struct fuse_init_in *in,
+                              struct fuse_init_out *out)
+{
+    if (!x->fastpath->io_uring || x->size < sizeof *in || !(in->flags & UM_FUSE_INIT_EXT) ||
+        !(in->flags2 & UM_FUSE_OVER_IO_URING2))
+        return;
+    out->flags |= UM_FUSE_INIT_EXT;
+    out->flags2 |= UM_FUSE_OVER_IO_URING2;
+    atomic_store(&x->fastpath->uses_io_uring, true);
 }
 
 int64_t um_answer_init(struct um_exchange *x)
@@ -85,6 +99,7 @@ int64_t um_answer_init(struct um_exchange *x)
     out->max_write = UM_FUSE_MAX_WRITE;
     out->time_gran = 1;
     out->max_pages = UM_FUSE_MAX_PAGES;
+    agree_to_io_uring(x, in, out);
     atomic_store(&x->fastpath->max_readahead, in->max_readahead);
     return sizeof *out;
 }

@@ -1,6 +1,6 @@
 #include <time.h>
 
-#include "router/state.h"
+#include "router/queues.h"
 
 void um_router_count(atomic_ullong *counter, uint64_t more)
 {
@@ -40,6 +40,19 @@ void um_router_count_time(struct um_counters *counters, uint32_t opcode, uint64_
     um_router_count(&counters->times[known(opcode)][bucket_of(um_router_now() - begun)], 1);
 }
 
+void um_worker_count_data(struct um_worker *worker, const struct um_answer *answer)
+{
+    const struct fuse_in_header *header = worker->request;
+    const struct fuse_out_header *out = worker->reply;
+    if (header->opcode == FUSE_READ && out->error == 0)
+        um_router_count(&worker->counters.bytes_read, answer->size - sizeof *out);
+    if (header->opcode == FUSE_WRITE && out->error == 0)
+        um_router_count(&worker->counters.bytes_written,
+                        ((const struct fuse_write_out *)(const void *)(out + 1))->size);
+    if (answer->copy_ups != 0)
+        um_router_count(&worker->counters.copy_ups, answer->copy_ups);
+}
+
 static uint64_t value(atomic_ullong *counter)
 {
     return atomic_load_explicit(counter, memory_order_relaxed);
@@ -63,6 +76,19 @@ static void add(struct um_router_stats *stats, struct um_counters *counters)
     stats->failed += value(&counters->failed);
 }
 
+static void add_queues(struct um_router_stats *stats, struct um_queues *queues)
+{
+    stats->queues = queues->n;
+    stats->threads += queues->n_takers;
+    for (uint32_t i = 0; i < queues->n_takers; i++)
+        add(stats, &queues->takers[i].worker.counters);
+    pthread_mutex_lock(&queues->lock);
+    stats->threads += queues->n_hands;
+    for (uint32_t i = 0; i < queues->n_hands; i++)
+        add(stats, &queues->hands[i]->counters);
+    pthread_mutex_unlock(&queues->lock);
+}
+
 void um_router_get_stats(struct um_router *router, struct um_router_stats *stats)
 {
     *stats = (struct um_router_stats){0};
@@ -72,8 +98,15 @@ void um_router_get_stats(struct um_router *router, struct um_router_stats *stats
     for (uint32_t i = 0; i < router->n_workers; i++)
         add(stats, &router->workers[i]->counters);
     pthread_mutex_unlock(&router->lock);
+    if (router->queues != NULL)
+        add_queues(stats, router->queues);
     pthread_mutex_lock(&router->flight_lock);
     stats->in_flight = (uint32_t)router->flight.n;
     pthread_mutex_unlock(&router->flight_lock);
     stats->held = um_fastpath_open_files(router->fastpath);
+}
+
+int um_router_refused(const struct um_router *router)
+{
+    return atomic_load(&router->refused);
 }

@@ -1,7 +1,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
-#include "router/state.h"
+#include "router/queues.h"
 
 /* These requests are answered by pyfuse3. Each is entered into the table of those in flight before
  * it is sent, so that its reply can be written to the descriptor that it was read from. When
@@ -38,15 +38,28 @@ static bool take(struct um_router *router, uint64_t unique, struct um_in_flight 
 
 static void answer_error(const struct um_in_flight *one, int error)
 {
+    if (one->entry != NULL) {
+        um_entry_reply_error(one->entry, one->unique, error);
+        return;
+    }
     struct fuse_out_header out = {.len = sizeof out, .error = -error, .unique = one->unique};
     um_router_write(one->device, &out, sizeof out);
 }
 
-static int send_slow(struct um_router *router, const void *message, size_t size)
+/* Write a reply of pyfuse3 to where its request came from: 0, or -EINVAL if it is malformed. */
+static int write_reply(const struct um_in_flight *one, const void *message, size_t size)
+{
+    if (one->entry == NULL)
+        return um_router_write(one->device, message, size);
+    um_entry_reply(one->entry, message, size);
+    return 0; /* it has an error instead of a malformed one */
+}
+
+static int send_slow(struct um_router *router, const void *message, size_t size, int flags)
 {
     ssize_t sent;
     do {
-        sent = send(router->slow, message, size, MSG_NOSIGNAL);
+        sent = send(router->slow, message, size, MSG_NOSIGNAL | flags);
     } while (sent < 0 && errno == EINTR);
     return um_result(sent);
 }
@@ -60,28 +73,34 @@ static void introduce(struct um_router *router)
     pthread_mutex_lock(&router->flight_lock);
     if (!router->introduced) {
         router->introduced = true;
-        send_slow(router, request, um_fastpath_slow_init(router->fastpath, request));
+        send_slow(router, request, um_fastpath_slow_init(router->fastpath, request), 0);
     }
     pthread_mutex_unlock(&router->flight_lock);
 }
 
-void um_router_forward(struct um_router *router, struct um_worker *worker, size_t size,
-                       uint64_t begun)
+bool um_router_forward(struct um_router *router, struct um_worker *worker, struct um_entry *entry,
+                       size_t size, uint64_t begun, bool may_wait)
 {
     const struct fuse_in_header *header = worker->request;
     struct um_in_flight one = {.unique = header->unique,
                                .begun = begun,
                                .opcode = header->opcode,
-                               .device = worker->device};
+                               .device = worker->device,
+                               .entry = entry};
+    if (entry != NULL)
+        um_entry_detach(worker, size);
     int error = add(router, &one);
     if (error == 0) {
         introduce(router);
-        error = send_slow(router, worker->request, size);
+        error = send_slow(router, worker->request, size, may_wait ? 0 : MSG_DONTWAIT);
         if (error == 0 || !take(router, one.unique, &one))
-            return; /* otherwise the thread that marked the router as orphaned answers it */
+            return true; /* otherwise the thread that marked the router as orphaned answers it */
+        if (error == -EAGAIN && !may_wait)
+            return false;
     }
     um_router_count(&worker->counters.failed, 1);
     answer_error(&one, EIO);
+    return true;
 }
 
 /* ---- from pyfuse3 ----------------------------------------------------------------------------------------- */
@@ -100,7 +119,7 @@ static void pass_on(struct um_router *router, size_t size)
     if (!take(router, out->unique, &one))
         return;
     um_router_count_request(router->counters.forwarded, one.opcode);
-    if (um_router_write(one.device, router->reply, size) == -EINVAL)
+    if (write_reply(&one, router->reply, size) == -EINVAL)
         answer_error(&one, EIO); /* the kernel found it malformed, and still waits */
     um_router_count_time(&router->counters, one.opcode, one.begun);
 }

@@ -1,6 +1,6 @@
 #include <signal.h>
 
-#include "router/state.h"
+#include "router/queues.h"
 
 #include "system/open_beneath.h"
 
@@ -72,6 +72,22 @@ struct um_answer um_worker_answer_patiently(struct um_worker *worker, size_t siz
     return answer;
 }
 
+/* Tell a worker that a request was interrupted. It may have another request by now, and then checks
+ * once more than necessary. */
+static void tell(struct um_worker *worker, uint64_t unique)
+{
+    if (atomic_load(&worker->waiting) == unique)
+        atomic_store(&worker->interrupted, true);
+}
+
+static void tell_hands(struct um_queues *queues, uint64_t unique)
+{
+    pthread_mutex_lock(&queues->lock);
+    for (uint32_t i = 0; i < queues->n_hands; i++)
+        tell(queues->hands[i], unique);
+    pthread_mutex_unlock(&queues->lock);
+}
+
 void um_router_interrupt(struct um_router *router, const void *message, size_t size)
 {
     const struct fuse_in_header *header = message;
@@ -81,10 +97,9 @@ void um_router_interrupt(struct um_router *router, const void *message, size_t s
     unsigned at = atomic_fetch_add(&router->n_interrupts, 1) % UM_INTERRUPTS;
     atomic_store(&router->interrupts[at], in->unique);
     pthread_mutex_lock(&router->lock);
-    for (uint32_t i = 0; i < router->n_workers; i++) {
-        /* It may have another request by now, and then checks once more than necessary. */
-        if (atomic_load(&router->workers[i]->waiting) == in->unique)
-            atomic_store(&router->workers[i]->interrupted, true);
-    }
+    for (uint32_t i = 0; i < router->n_workers; i++)
+        tell(router->workers[i], in->unique);
     pthread_mutex_unlock(&router->lock);
+    if (router->queues != NULL)
+        tell_hands(router->queues, in->unique);
 }

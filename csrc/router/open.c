@@ -4,7 +4,7 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
-#include "router/state.h"
+#include "router/queues.h"
 
 #define SOCKET_BUFFER (1 << 20) /* the system may permit less */
 
@@ -44,14 +44,19 @@ int um_router_open(const struct um_router_setup *setup, struct um_router **out, 
     }
     router->fastpath = setup->fastpath;
     router->device = setup->device;
-    router->threads = setup->threads < 1 ? 1 : setup->threads;
-    router->spin = setup->spin;
+    /* With queues, only FORGET and INTERRUPT come through /dev/fuse: nobody waits for them. */
+    router->threads = setup->threads < 1 || setup->queues != 0 ? 1 : setup->threads;
+    router->spin = setup->queues != 0 ? 0 : setup->spin;
     router->work = um_worker_run;
     router->wake = router->guard = router->poke = router->slow = -1;
     pthread_mutex_init(&router->lock, NULL);
     pthread_mutex_init(&router->flight_lock, NULL);
     pthread_cond_init(&router->parked, NULL);
     int error = set_up(router, slow);
+    if (error == 0 && setup->queues != 0)
+        error = um_queues_open(router, setup->queues);
+    if (error != 0 && router->slow >= 0)
+        close(*slow);
     if (error != 0) {
         um_router_close(router);
         return error;
@@ -68,6 +73,8 @@ int um_router_start(struct um_router *router)
         error = um_router_start_thread(&router->watchdog, um_watchdog_watch, router);
         router->watchdog_runs = error == 0;
     }
+    if (error == 0 && router->queues != NULL)
+        error = um_queues_start(router);
     for (uint32_t i = 0; error == 0 && i < router->threads; i++)
         error = um_router_add_worker(router);
     if (error != 0)
@@ -90,6 +97,8 @@ void um_router_stop(struct um_router *router)
         pthread_join(router->workers[i]->thread, NULL);
     if (router->replies_run)
         pthread_join(router->replies, NULL);
+    if (router->queues != NULL)
+        um_queues_join(router);
     for (uint32_t i = 0; i < router->n_workers; i++)
         um_worker_free(router->workers[i]);
     pthread_mutex_lock(&router->lock);
@@ -104,6 +113,8 @@ void um_router_close(struct um_router *router)
         return;
     if (router->wake >= 0 && router->slow >= 0)
         um_router_stop(router);
+    if (router->queues != NULL)
+        um_queues_close(router);
     close(router->device);
     um_watchdog_close(router);
     if (router->wake >= 0)

@@ -2,7 +2,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 
-#include "router/state.h"
+#include "router/queues.h"
 
 /* Block all signals in the new thread: they are for Python's main thread. */
 int um_router_start_thread(pthread_t *thread, void *(*work)(void *), void *argument)
@@ -123,6 +123,7 @@ void um_router_end(struct um_router *router)
     atomic_store(&router->stopping, true);
     pthread_cond_broadcast(&router->parked);
     pthread_mutex_unlock(&router->lock);
+    um_queues_wake(router);
     if (write(router->wake, &one, sizeof one) < 0)
         return; /* it is readable already */
 }

@@ -28,9 +28,12 @@ struct um_router_setup {
     int device;        /* /dev/fuse, connected to a mount; taken over, also on failure */
     uint32_t threads;  /* that answer at the same time; those that wait for a disk do not count */
     uint32_t spin; /* nanoseconds for which a thread polls for the next request before it sleeps */
+    uint32_t
+        queues; /* of FUSE over io_uring, one for each possible processor; 0: /dev/fuse alone */
 };
 
-/* Open a router; *slow is the end of the socket for pyfuse3, readable only if there is a request for it. */
+/* Open a router; with queues, -ENOMEM if there is no memory for them, and the errors of um_uring_open.
+ * *slow is the end of the socket for pyfuse3, readable only if there is a request for it. */
 int um_router_open(const struct um_router_setup *setup, struct um_router **out, int *slow);
 /* Start answering. */
 int um_router_start(struct um_router *router);
@@ -39,6 +42,8 @@ void um_router_stop(struct um_router *router);
 void um_router_close(struct um_router *router);
 /* Return a descriptor of the router that becomes readable when it has stopped: the mount is gone. */
 int um_router_ended(const struct um_router *router);
+/* Return 0, or the errno for which the kernel did not accept the queues: the router has ended then. */
+int um_router_refused(const struct um_router *router);
 
 /* Counters since the start, by opcode; opcodes from UM_OPCODES on count as 0. */
 struct um_router_stats {
@@ -54,6 +59,7 @@ struct um_router_stats {
     uint64_t failed; /* forwarded requests that did not reach pyfuse3 */
     uint32_t in_flight; /* forwarded, and not answered yet */
     uint32_t threads; /* that were started */
+    uint32_t queues; /* of FUSE over io_uring; 0: requests come through /dev/fuse */
     uint32_t held; /* files of the upper that are kept open */
 };
 void um_router_get_stats(struct um_router *router, struct um_router_stats *stats);

@@ -4,6 +4,7 @@
  * Each file uses those below it:
  *
  *   open.c       opening, starting, stopping
+ *   queues.h     ... and its files: requests that come through io_uring
  *   worker.c     workers: they take requests and have them answered
  *   idle.c       how workers find requests, and what they do when there are none
  *   forward.c    requests that pyfuse3 answers, and its replies
@@ -37,7 +38,8 @@ struct um_worker {
     struct um_router *router;
     pthread_t thread;
     int device; /* a clone of the router's, or a copy; not blocking */
-    void *request, *reply; /* UM_FUSE_BUFFER bytes */
+    void *request, *reply; /* UM_FUSE_BUFFER bytes, or those of an entry (router/queues.h) */
+    void *room; /* of a thread that answers the requests in entries; or NULL */
     uint64_t busy_since;   /* nanoseconds; 0: it has polled for a request since */
     atomic_ullong
         waiting; /* the unique number of the request for which it waits for a disk; or 0 */
@@ -53,7 +55,10 @@ struct um_in_flight {
     uint64_t begun; /* nanoseconds */
     uint32_t opcode;
     int device; /* where it was read, and its reply has to be written */
+    struct um_entry *entry; /* of a queue, instead of a device; or NULL */
 };
+
+struct um_queues; /* router/queues.h */
 
 struct um_router {
     struct um_fastpath *fastpath;
@@ -77,6 +82,9 @@ struct um_router {
 
     atomic_uint client; /* the thread that sent the last request */
     atomic_uint crowded; /* how many further requests count as those of several clients */
+
+    atomic_int refused; /* as um_router_refused */
+    struct um_queues *queues; /* NULL: all requests come through /dev/fuse */
 
     void *(*work)(void *worker); /* the function of a worker's thread */
 
@@ -150,9 +158,11 @@ void um_watchdog_disarm(struct um_router *router);
 
 /* ---- router/forward.c -------------------------------------------------------------------------- */
 
-/* Forward a request that was read from `device` to pyfuse3; where that fails, answer EIO. */
-void um_router_forward(struct um_router *router, struct um_worker *worker, size_t size,
-                       uint64_t begun);
+/* Forward worker->request to pyfuse3; where that fails, answer EIO. It was read from the worker's
+ * device, or is in an entry, which then belongs to the thread that answers. False, with nothing
+ * done, if that would wait for pyfuse3 and `may_wait` is not set. */
+bool um_router_forward(struct um_router *router, struct um_worker *worker, struct um_entry *entry,
+                       size_t size, uint64_t begun, bool may_wait);
 void *um_router_replies(void *router); /* the thread */
 
 /* ---- router/interrupt.c ------------------------------------------------------------------------ */
@@ -166,6 +176,8 @@ void um_router_interrupt(struct um_router *router, const void *message, size_t s
 
 uint64_t um_router_now(void); /* nanoseconds */
 void um_router_count(atomic_ullong *counter, uint64_t more);
+/* Count the data in worker->request and its answer. */
+void um_worker_count_data(struct um_worker *worker, const struct um_answer *answer);
 /* Count a request. This happens before its reply is written, so that the receiver of the reply
  * finds it counted; the time that it took is counted afterwards. */
 void um_router_count_request(atomic_ullong *by_opcode, uint32_t opcode);

@@ -1,26 +1,13 @@
-#include "router/state.h"
+#include "router/queues.h"
 /* Each worker has its own descriptor (FUSE_DEV_IOC_CLONE), so that replies do not wait for each
  * other's locks; where it cannot be cloned, it is a duplicate. */
 
 /* ---- a request ------------------------------------------------------------------------------------------ */
 
-static void count_data(struct um_worker *worker, const struct um_answer *answer)
-{
-    const struct fuse_in_header *header = worker->request;
-    const struct fuse_out_header *out = worker->reply;
-    if (header->opcode == FUSE_READ && out->error == 0)
-        um_router_count(&worker->counters.bytes_read, answer->size - sizeof *out);
-    if (header->opcode == FUSE_WRITE && out->error == 0)
-        um_router_count(&worker->counters.bytes_written,
-                        ((const struct fuse_write_out *)(const void *)(out + 1))->size);
-    if (answer->copy_ups != 0)
-        um_router_count(&worker->counters.copy_ups, answer->copy_ups);
-}
-
 static void reply(struct um_worker *worker, const struct um_answer *answer)
 {
     struct um_router *router = worker->router;
-    count_data(worker, answer);
+    um_worker_count_data(worker, answer);
     for (int i = 0; i < 2; i++) {
         if (answer->stale[i] != 0) {
             um_router_count(&worker->counters.notifications, 1);
@@ -30,6 +17,14 @@ static void reply(struct um_worker *worker, const struct um_answer *answer)
     int error = um_router_write(worker->device, worker->reply, answer->size);
     if (error != 0)
         um_fastpath_undo(router->fastpath, worker->request, worker->reply, answer->size);
+}
+
+/* After the reply to INIT, offer the queues to the kernel; where it has not agreed, end. */
+static void begin(struct um_router *router)
+{
+    um_queues_begin(router);
+    if (um_router_refused(router) != 0)
+        um_router_end(router);
 }
 
 static void handle(struct um_worker *worker, size_t size)
@@ -52,11 +47,13 @@ static void handle(struct um_worker *worker, size_t size)
         um_worker_come_back(router);
     }
     if (answer.kind == UM_ANSWER_FORWARD) {
-        um_router_forward(router, worker, size, begun);
+        um_router_forward(router, worker, NULL, size, begun, true);
     } else {
         um_router_count_request(worker->counters.fast, header->opcode);
         if (answer.kind == UM_ANSWER_REPLY)
             reply(worker, &answer);
+        if (header->opcode == FUSE_INIT)
+            begin(router);
         um_router_count_time(&worker->counters, header->opcode, begun);
     }
 }

@@ -134,6 +134,7 @@ WRITABLE_ROWS = {
                 "threads=1",
                 "fastpath",
                 "nofastpath",
+                "noio_uring",
                 "upper_open",
             ],
             *["xattrs=layers", "fsync=0", "fsync=1", "nopassthrough"],

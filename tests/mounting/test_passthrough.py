@@ -7,6 +7,7 @@ import mmap
 import os
 import stat
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -262,6 +263,15 @@ def test_refused(cli: CommandLine, tmp_path: Path, options: str, why: str) -> No
     places = ",".join(f"{name}dir={tmp_path}/{name[0]}" for name in ("lower", "upper", "work"))
     assert why in cli.error("overlay", "-o", f"{places},{options}", tmp_path / "m")
     assert not (tmp_path / "m").is_mount()
+
+
+def test_refused_to_root_of_a_user_namespace(tmp_path: Path) -> None:
+    program = "from unionmount.mounting.passthrough import check_passthrough as check\n"
+    program += "check(writable=True, routed=True, counts_access=True)"
+    command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "permits it to root outside of user namespaces only" in done.stderr
+    assert subprocess.run(command[3:], check=False).returncode == 0
 
 
 def test_refused_on_a_stacked_file_system(cli: CommandLine, sides: Sides, tmp_path: Path) -> None:

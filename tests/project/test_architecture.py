@@ -61,6 +61,7 @@ FOLDERS = (
     "tree",
     "upper",
     "search",
+    "uring",
     "fastpath",
     "router",
 )
@@ -73,6 +74,7 @@ SECOND_HEADERS = {
     "tree/scan.h",
     "tree/summary.h",
     "tree/unstacked.h",
+    "uring/protocol.h",
 }
 
 

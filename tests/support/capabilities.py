@@ -16,6 +16,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from unionmount.mounting.transport import why_not
+
 
 def in_ci() -> bool:
     """Whether a missing part is a failure."""
@@ -88,6 +90,11 @@ def _passthrough() -> str | None:
     return None if version >= (6, 9) else f"Linux {release} is older than 6.9: no passthrough"
 
 
+def _io_uring() -> str | None:
+    """Whether requests of FUSE may come through io_uring."""
+    return why_not()
+
+
 def _go() -> str | None:
     """Go, of a version whose templates are those that we know."""
     return _version(["go", "env", "GOVERSION"], r"go1\.(\d+)", 24)
@@ -133,6 +140,7 @@ _PROBES: dict[str, Callable[[], str | None]] = {
     "fuse": _fuse,
     "root": _root,
     "go": _go,
+    "io_uring": _io_uring,
     "gpgme": _gpgme,
     "docker-cli": _docker_cli,
     "binfmt-of-namespace": _binfmt_of_namespace,
@@ -150,7 +158,10 @@ _PROBES: dict[str, Callable[[], str | None]] = {
 
 
 NOT_IN_DEBIAN = frozenset(
-    {"docker-cli", "statx-of-fuse", "passthrough", "binfmt-of-namespace", "pandas", "pyarrow"}
+    {
+        *("docker-cli", "statx-of-fuse", "passthrough", "io_uring", "binfmt-of-namespace"),
+        *("pandas", "pyarrow"),
+    }
 )
 """What Debian 12 has not got, or too old: tests that want it are skipped in CI, too.
 

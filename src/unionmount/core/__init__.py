@@ -22,7 +22,14 @@ from unionmount.core.index import (
 from unionmount.core.libraries import keep_libraries
 from unionmount.core.members import PlainMembers
 from unionmount.core.nodes import NAME_MAX, ROOT, Attributes, BrowsableTree, DirectoryEntry, Node
-from unionmount.core.router import FOREVER, Router, RouterFacts, RouterStats, time_of_bucket
+from unionmount.core.router import (
+    FOREVER,
+    Router,
+    RouterFacts,
+    RouterStats,
+    probe_io_uring,
+    time_of_bucket,
+)
 from unionmount.core.search import (
     COLORS,
     RECORD_COUNT,
@@ -110,6 +117,7 @@ __all__ = [
     "open_beneath",
     "open_within",
     "private_directory",
+    "probe_io_uring",
     "search_records",
     "stored_name",
     "time_of_bucket",

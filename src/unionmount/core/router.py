@@ -46,7 +46,7 @@ class RouterStats:
 
 _TOTALS = (
     *("bytes_read", "bytes_written", "copy_ups", "notifications", "waits", "sleeps", "failed"),
-    *("in_flight", "threads", "held"),
+    *("in_flight", "threads", "queues", "held"),
 )
 
 
@@ -55,22 +55,31 @@ class Router(Owner):
 
     The router takes over ``device``, a connected descriptor of /dev/fuse. ``slow`` is the end of
     the socket that pyfuse3 serves; it belongs to the caller. ``ended`` is readable once the mount
-    is gone; it belongs to the router. Tree and upper must outlive the router.
+    is gone; it belongs to the router. Tree and upper must outlive the router. With ``queues``, one
+    for each possible processor, requests come through io_uring.
     """
 
     def __init__(
-        self, files: Tree | Upper, facts: RouterFacts, device: int, *, threads: int, spin_ns: int
+        self,
+        files: Tree | Upper,
+        facts: RouterFacts,
+        device: int,
+        *,
+        threads: int,
+        spin_ns: int,
+        queues: int = 0,
     ) -> None:
         self._fastpath: Any = None
         self._files, self._ids = files, facts.ids  # borrowed by the fast path
         try:
-            self._fastpath = _open_fastpath(files, facts, device)
+            self._fastpath = _open_fastpath(files, facts, device, io_uring=queues > 0)
         except BaseException:
             os.close(device)
             raise
         setup = ffi.new("struct um_router_setup *")
         setup.fastpath, setup.device = self._fastpath, device
         setup.threads, setup.spin = min(threads, lib.UM_ROUTER_MAX_THREADS), spin_ns
+        setup.queues = queues
         out, slow = ffi.new("struct um_router **"), ffi.new("int *")
         code = lib.um_router_open(setup, out, slow)
         if code < 0:
@@ -91,6 +100,11 @@ class Router(Owner):
         right to do so, EOPNOTSUPP, ELOOP, … (``um_fastpath_try_passthrough``).
         """
         check(lib.um_fastpath_try_passthrough(self._fastpath, fd))
+
+    @property
+    def refused(self) -> int:
+        """The errno for which the kernel did not accept the queues of io_uring; 0 if it has."""
+        return -int(lib.um_router_refused(self._handle))
 
     def close(self) -> None:
         """Stop all threads and close the connection."""
@@ -116,7 +130,7 @@ class Router(Owner):
         )
 
 
-def _open_fastpath(files: Tree | Upper, facts: RouterFacts, device: int) -> Any:
+def _open_fastpath(files: Tree | Upper, facts: RouterFacts, device: int, *, io_uring: bool) -> Any:
     setup = ffi.new("struct um_fastpath_setup *")
     if isinstance(files, Upper):
         setup.tree, setup.upper = files.tree._handle, files._handle
@@ -132,11 +146,17 @@ def _open_fastpath(files: Tree | Upper, facts: RouterFacts, device: int) -> Any:
     setup.max_open_files = _held_files()
     setup.ids = facts.ids.handle
     setup.keeps, setup.keeps_nsec = divmod(round(facts.keeps * 1e9), 10**9)
+    setup.io_uring = io_uring
     setup.static_nlink, setup.no_xattrs = facts.static_nlink, not facts.xattrs
     setup.passthrough, setup.device = facts.passthrough, device
     out = ffi.new("struct um_fastpath **")
     check(lib.um_fastpath_open(setup, out))
     return out[0]
+
+
+def probe_io_uring() -> int:
+    """Return 0 if this process can use io_uring, or the errno of io_uring_setup(2)."""
+    return -int(lib.um_uring_probe())
 
 
 def _held_files() -> int:

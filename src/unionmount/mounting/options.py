@@ -1,11 +1,11 @@
 """The options of a mount (``-o``), parsed into one value.
 
 Options are those of mount(8) that make sense for a FUSE file system, and ``xattrs=layers``,
-``threads=N`` and ``nofastpath`` (docs/explanation/router.md). An option that would change the
-meaning of the mount is carried out or refused, never ignored, because callers of a mount program
-only see its exit status. ``WITHOUT_EFFECT`` lists what is accepted without an effect, ``REFUSED``
-what is refused with a reason; docs/reference/options.md has both. By default set-user-ID bits and
-device nodes of the image have no effect (``nosuid,nodev``), as an image is not trusted.
+``threads=N``, ``nofastpath`` and ``io_uring`` (docs/explanation/router.md). An option that would
+change the meaning of the mount is carried out or refused, never ignored, because callers of a mount
+program only see its exit status. ``WITHOUT_EFFECT`` lists what is accepted without an effect,
+``REFUSED`` what is refused with a reason; docs/reference/options.md has both. By default set-user-
+ID bits and device nodes of the image have no effect (``nosuid,nodev``), as an image is not trusted.
 
 ``default_permissions`` lets the kernel check owners and modes. It always does so for root's mounts,
 for read-only mounts, and if other users have access. In a writable mount of an ordinary user
@@ -60,6 +60,7 @@ class MountOptions:
     passthrough: bool = False  # the kernel reads and writes files of the upper on the disk
     fastpath: bool = True  # whether C answers requests if possible
     threads: int | None = None  # of the fast path; None: one for each processor
+    io_uring: bool | None = None  # whether requests come through io_uring (mounting/transport.py)
     view: MountView = DISK_VIEW
     labels: tuple[str, ...] = ()  # of SELinux for all files: NAME="LABEL"
     engine: bool = False  # nosuid and nodev are not relied on: uppers are accepted as by overlayfs
@@ -108,6 +109,8 @@ _CHANGES: dict[str, _Change] = {
     "nofastpath": lambda options: replace(options, fastpath=False),
     "passthrough": lambda options: replace(options, passthrough=True),
     "nopassthrough": lambda options: replace(options, passthrough=False),
+    "io_uring": lambda options: replace(options, io_uring=True),
+    "noio_uring": lambda options: replace(options, io_uring=False),
     "xattrs=layers": lambda options: replace(options, list_layers=True),
 }
 

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from unionmount.errors import MountError
+from unionmount.system.trust import is_admin_of_host
 
 if TYPE_CHECKING:
     from unionmount.core import Router
@@ -29,7 +30,7 @@ _REASONS = {
 
 def check_passthrough(*, writable: bool, routed: bool, counts_access: bool) -> None:
     """Refuse passthrough where it cannot be, as far as that is known before the mount."""
-    if os.geteuid() != 0:
+    if not is_admin_of_host():
         raise _refusal(_REASONS[errno.EPERM])
     if not writable:
         raise _refusal("files of the upper are passed through, and a read-only mount has none")

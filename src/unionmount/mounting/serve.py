@@ -44,6 +44,7 @@ from unionmount.mounting.passthrough import check_passthrough, try_passthrough
 from unionmount.mounting.records import HeldRecord, MountTable, Record
 from unionmount.mounting.standby import stand_by
 from unionmount.mounting.statistics import listening
+from unionmount.mounting.transport import describe, queues_of, refused
 from unionmount.mounting.upper_directory import Counted, OpenUpper, UpperPlan, open_upper
 from unionmount.system import daemon
 from unionmount.system.file_descriptor import FileDescriptor
@@ -409,6 +410,8 @@ class _Server:
         self._shown = shown
         self._passthrough = request.options.passthrough
         self._threads = 0 if isinstance(shown.files, LayerTrees) else request.threads
+        self._queues = queues_of(request.options, routed=self._threads > 0)
+        self._transport = describe(self._queues)  # the daemon opens no paths later
         self._held = hold_python() if self._threads else None
         self._serve_python = import_python() if self._held is None else None
 
@@ -435,14 +438,17 @@ class _Server:
         spin = _SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0
         facts = replace(_router_facts(self._shown), passthrough=self._passthrough)
         fd = connection.take()
-        router = Router(files, facts, fd, threads=self._threads, spin_ns=spin)
-        with router, FileDescriptor(router.slow) as slow, listening(statistics, router) as stats:
+        router = Router(files, facts, fd, threads=self._threads, spin_ns=spin, queues=self._queues)
+        listener = listening(statistics, router, self._transport)
+        with router, FileDescriptor(router.slow) as slow, listener as stats:
             serving.router_ended, serving.stats = router.ended, stats
             router.start()
             self._pass_through(router)
             serving.announcement.begin()
             if self._serve_python is not None or stand_by(serving, slow.fd):
                 self._python()(slow.take(), self._shown, serving)
+            if router.refused:
+                raise refused(router.refused)
 
     def _pass_through(self, router: Router) -> None:
         if self._passthrough:

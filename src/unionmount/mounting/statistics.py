@@ -40,8 +40,8 @@ _PATIENCE = 10.0  # seconds
 _CREDENTIALS = struct.Struct("3i")  # struct ucred
 
 
-def report(stats: RouterStats) -> dict[str, Any]:
-    """Return the counters as a document: messages by type, and totals."""
+def report(stats: RouterStats, transport: str = "") -> dict[str, Any]:
+    """Return the counters as a document: messages by type, the transport, and totals."""
     messages = {}
     for opcode in sorted({*stats.fast, *stats.forwarded}):
         times = stats.times.get(opcode, [])
@@ -49,7 +49,7 @@ def report(stats: RouterStats) -> dict[str, Any]:
             "fast": stats.fast.get(opcode, 0),
             "forwarded": stats.forwarded.get(opcode, 0),
         } | {f"p{percent}_us": _percentile(times, percent) for percent in _PERCENTILES}
-    return {"messages": messages, **stats.totals}
+    return {"messages": messages, "transport": transport, **stats.totals}
 
 
 def _name(opcode: int) -> str:
@@ -105,9 +105,10 @@ class Telling:
 class StatsListener:
     """The socket of a mount, for any event loop; nothing here waits."""
 
-    def __init__(self, listener: socket.socket, router: Router) -> None:
+    def __init__(self, listener: socket.socket, router: Router, transport: str) -> None:
         self._listener = listener
         self._router = router
+        self._transport = transport
         self.unfinished: list[Telling] = []
 
     def fileno(self) -> int:
@@ -124,7 +125,7 @@ class StatsListener:
         document = b""
         with suppress(OSError):
             if _is_allowed(client):
-                document = json.dumps(report(self._router.stats())).encode("ascii")
+                document = json.dumps(report(self._router.stats(), self._transport)).encode("ascii")
         telling = Telling(client, document)
         return telling if telling.go_on() else None
 
@@ -136,10 +137,10 @@ def _is_allowed(client: socket.socket) -> bool:
 
 
 @contextmanager
-def listening(path: Path, router: Router) -> Iterator[StatsListener]:
+def listening(path: Path, router: Router, transport: str) -> Iterator[StatsListener]:
     """Listen at ``path`` until the block ends."""
     with _listening(path) as listener:
-        stats = StatsListener(listener, router)
+        stats = StatsListener(listener, router, transport)
         try:
             yield stats
         finally:

@@ -38,7 +38,7 @@ class OverrideStat(Enum):
 
 def reads_trusted() -> bool:
     """Return whether this process can read attributes below ``trusted.``."""
-    return _in_first_user_namespace() and is_admin()
+    return is_admin_of_host()
 
 
 def has_identity() -> bool:
@@ -64,6 +64,11 @@ def _in_first_user_namespace() -> bool:
         return Path("/proc/self/ns/user").stat().st_ino == _FIRST_USER_NAMESPACE
     except FileNotFoundError:  # a kernel without user namespaces
         return True
+
+
+def is_admin_of_host() -> bool:
+    """Return whether this process has CAP_SYS_ADMIN in the initial user namespace."""
+    return _in_first_user_namespace() and is_admin()
 
 
 def is_admin() -> bool:

@@ -22,7 +22,7 @@ _OPTIONS_HELP = (
     "Mount options, separated by commas: ro, dev, suid, exec, atime and allow_other, each also "
     "with 'no' in front (the default is nosuid,nodev); default_permissions (check modes even where "
     "only the mounting user has access); xattrs=layers (list a file's layer among its extended "
-    "attributes); threads=N (of the fast path)."
+    "attributes); threads=N (of the fast path); io_uring (take requests through io_uring)."
 )
 
 

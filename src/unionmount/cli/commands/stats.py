@@ -27,6 +27,7 @@ _TOTALS = {
     "in_flight": "now in Python",
     "threads": "threads",
     "held": "open files",
+    "transport": "transport",
 }
 
 
