@@ -127,10 +127,12 @@ class RangeStream:
         """Yield the missing bytes of one answer."""
         await self._host.ready()
         with nullcontext() if self._how.ahead else self._host.taken():
-            async with self._session.open(self._endpoint, self._call()) as response:
-                async with aclosing(self._read(response)) as chunks:
-                    async for chunk in chunks:
-                        yield chunk
+            async with (
+                self._session.open(self._endpoint, self._call()) as response,
+                aclosing(self._read(response)) as chunks,
+            ):
+                async for chunk in chunks:
+                    yield chunk
 
     @property
     def _is_part(self) -> bool:
