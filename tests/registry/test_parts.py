@@ -24,6 +24,7 @@ from support.registry_fixtures import PASSWORD, USER
 from support.servers import Authority, DockerRegistry, FaultProxy, TokenServer
 from support.servers.proxy import (
     Cut,
+    Fault,
     Forward,
     Redirect,
     Reply,
@@ -111,6 +112,19 @@ class Together:
         return replace(response, body=counted())
 
 
+def at_part(number: int, fault: Fault) -> Fault:
+    """A fault of the first request for a part."""
+    left = [1]
+
+    def rule(request: Request, forward: Forward) -> Response:
+        if request.headers.get("range", "").startswith(f"bytes={number * PART}-") and left:
+            left.clear()
+            return fault(request, forward)
+        return forward(request)
+
+    return rule
+
+
 async def test_each_part_is_asked_for_once(
     proxy: FaultProxy, ref: Reference, blob: Descriptor
 ) -> None:
@@ -190,7 +204,7 @@ async def test_a_slow_part_bounds_what_is_ahead(
     proxy: FaultProxy, ref: Reference, blob: Descriptor
 ) -> None:
     stall = Stall(1000, threading.Event())
-    proxy.fault(stall, kind="blob", after=1)
+    proxy.fault(at_part(1, stall), kind="blob", times=99)
     got: list[bytes] = []
 
     async def read(client: RegistryClient) -> None:
@@ -202,8 +216,8 @@ async def test_a_slow_part_bounds_what_is_ahead(
             while sum(one.complete for one in proxy.requests("blob")) < PARTED.parts_ahead:
                 await trio.testing.wait_all_tasks_blocked(0.01)
         await trio.testing.wait_all_tasks_blocked(0.1)
-        # the first part is read; the slow one, and as many as may wait, are there or on their way
-        assert len(proxy.requests("blob")) == 1 + PARTED.parts_ahead
+        # the first part, the slow one if the reader itself waits for it, and those ahead
+        assert len(proxy.requests("blob")) <= 2 + PARTED.parts_ahead < COUNT
         stall.released.set()
     assert got == [DATA]
     assert len(proxy.requests("blob")) == COUNT
@@ -347,11 +361,11 @@ async def test_weak_versions_say_nothing(
     assert sorted(ranges_of(proxy.requests("blob"))) == ALL_RANGES
 
 
-@pytest.mark.parametrize("after", [0, 1, 5])
+@pytest.mark.parametrize("number", [0, 1, 5, COUNT - 2])
 async def test_a_part_that_breaks_goes_on_alone(
-    proxy: FaultProxy, ref: Reference, blob: Descriptor, after: int
+    proxy: FaultProxy, ref: Reference, blob: Descriptor, number: int
 ) -> None:
-    proxy.fault(Cut(100_000), kind="blob", after=after)
+    proxy.fault(at_part(number, Cut(100_000)), kind="blob", times=99)
     async with make_client(limits=PARTED) as client:
         assert await fetch(client, ref, blob) == DATA
     requests = proxy.requests("blob")
@@ -366,7 +380,7 @@ async def test_a_part_that_hangs_goes_on_alone(
     proxy: FaultProxy, ref: Reference, blob: Descriptor
 ) -> None:
     stall = Stall(100_000, threading.Event())
-    proxy.fault(stall, kind="blob", after=3)
+    proxy.fault(at_part(3, stall), kind="blob", times=99)
     async with make_client(limits=replace(PARTED, silence=0.5)) as client:
         assert await fetch(client, ref, blob) == DATA
     stall.released.set()

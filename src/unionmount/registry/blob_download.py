@@ -60,11 +60,12 @@ class RemoteBlob:
 class RangeOptions:
     """How a range is fetched.
 
-    ``partial``: the answer must be a part, not the whole blob. ``ahead``: the caller counts the
-    connection. ``accepted`` is called when an answer with a part begins.
+    ``part``: only this range is asked for, rather than all bytes from its start. ``ahead``: the
+    caller counts the connection, and does not want the whole blob. ``accepted`` is called when an
+    answer with a part begins.
     """
 
-    partial: bool = False
+    part: bool = False
     ahead: bool = False
     accepted: Callable[[], None] = lambda: None
 
@@ -91,6 +92,7 @@ class RangeStream:
         self._size = blob.descriptor.size
         self._what = blob.what
         self._how = how or RangeOptions()
+        self._is_part = self._how.part  # until a server sends the whole blob
         self._host = blob.session.connections.of(endpoint.host)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
@@ -133,10 +135,6 @@ class RangeStream:
             ):
                 async for chunk in chunks:
                     yield chunk
-
-    @property
-    def _is_part(self) -> bool:
-        return self._how.partial or self.end < self._size
 
     def _call(self) -> RegistryCall:
         headers = {}
@@ -215,9 +213,9 @@ class RangeStream:
         length = response.headers.get("content-length", "")
         if _LENGTH.fullmatch(length) and int(length) != self._size:
             raise SizeMismatch(self._what, self._size, int(length))
-        if self._how.partial:
+        if self._how.ahead:
             raise RangesIgnored(f"{self._what}: {host_of(response)} sends no parts")
-        self.end = self._size
+        self.end, self._is_part = self._size, False
         return self.position
 
     def _unsatisfied(self, response: httpx2.Response) -> Exception:

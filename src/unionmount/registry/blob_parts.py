@@ -94,7 +94,7 @@ class BlobReader:
                     async for chunk in chunks:
                         yield chunk
             except RangeRefused as error:
-                if end == size or not last:
+                if end is None or not last:
                     raise
                 # Asked for all that is missing, the same server may be right; the digest decides.
                 self._blob.session.debug(f"  {error}; all of the rest is asked for")
@@ -114,26 +114,27 @@ class BlobReader:
                     self._position += len(chunk)
                     yield chunk
 
-    def _end(self, *, in_parts: bool) -> int:
-        """Return up to where the reader's own request goes."""
+    def _end(self, *, in_parts: bool) -> int | None:
+        """Return where the reader's own part ends; None if it reads all that is missing."""
         if self._ahead is None:
-            return self._blob.descriptor.size
+            return None
         if in_parts and not self._ahead.useless:
             return self._ahead.end_of_part(self._position)
         self._ahead.stop()
-        return self._blob.descriptor.size
+        return None
 
-    async def _own(self, endpoint: Endpoint, end: int) -> AsyncGenerator[bytes, None]:
+    async def _own(self, endpoint: Endpoint, end: int | None) -> AsyncGenerator[bytes, None]:
         """Yield the bytes up to ``end``, over the connection of the reader."""
-        how = RangeOptions()
-        if self._ahead is not None and end < self._blob.descriptor.size:
-            ahead = self._ahead
-            how = RangeOptions(accepted=lambda: ahead.begin(endpoint))
-        stream = RangeStream(self._blob, endpoint, self._position, end, how)
+        ahead, how = self._ahead, RangeOptions()
+        if ahead is not None and end is not None:
+            how = RangeOptions(part=True, accepted=lambda: ahead.begin(endpoint))
+        stream = RangeStream(
+            *(self._blob, endpoint, self._position, end or self._blob.descriptor.size), how=how
+        )
         async with aclosing(stream.chunks()) as chunks:
             async for chunk in chunks:
-                if stream.end > end and self._ahead is not None:  # the whole blob is coming
-                    self._ahead.stop()
+                if ahead is not None and end is not None and stream.end > end:
+                    ahead.stop()  # the whole blob is coming
                 self._position += len(chunk)
                 yield chunk
 
@@ -248,7 +249,7 @@ class PartsAhead:
 
     async def _fetch(self, endpoint: Endpoint, part: _Part) -> None:
         """Fill a part, for which a connection is counted."""
-        how = RangeOptions(partial=True, ahead=True)
+        how = RangeOptions(part=True, ahead=True)
         stream = RangeStream(self._blob, endpoint, part.start, part.end, how)
         try:
             with part.scope:
