@@ -8,6 +8,7 @@ from typing import Any
 from unionmount._core import ffi, lib
 from unionmount.core.handle import Owner, check
 from unionmount.errors import FormatError
+from unionmount.system.attentive_wait import call_attentively
 from unionmount.system.text import printable
 
 SYNTAXES = (
@@ -29,13 +30,15 @@ SYNTAXES = (
 
 
 class PathRegex(Owner):
-    """A compiled expression in one of ``SYNTAXES``; raise FormatError if it is not valid."""
+    """A compiled expression in one of ``SYNTAXES``; raise FormatError if it is not valid.
+
+    Some expressions take the C library long; Ctrl-C ends that.
+    """
 
     def __init__(self, pattern: bytes, syntax: str, *, fold_case: bool = False) -> None:
         out, message = ffi.new("struct um_path_regex **"), ffi.new("const char **")
-        code = lib.um_path_regex_open(
-            syntax.encode("ascii"), pattern, len(pattern), fold_case, out, message
-        )
+        words = (syntax.encode("ascii"), pattern, len(pattern), fold_case, out, message)
+        code = call_attentively(lambda: int(lib.um_path_regex_open(*words)))
         if code == -errno.EINVAL and message[0]:
             reason = printable(bytes(ffi.string(message[0])))
             raise FormatError(

@@ -15,6 +15,7 @@ from unionmount.core.tree import Tree
 from unionmount.core.unstacked import LayerTrees
 from unionmount.core.upper import View
 from unionmount.errors import UsageError
+from unionmount.system.attentive_wait import call_attentively
 
 Find = Callable[[memoryview, int], tuple[int, int] | None]
 """A function that finds the first line that matches (-1), or a match from an offset on."""
@@ -213,7 +214,8 @@ def _texts(values: Sequence[bytes], keep: list[Any]) -> Any:
 class Searcher(Owner):
     """Searches batches of files, for one thread at a time.
 
-    Making one is for one thread at all. Raise UsageError if an expression is wrong.
+    Making one is for one thread at all, and takes the C library long for some expressions; Ctrl-C
+    ends that. Raise UsageError if an expression is wrong.
     """
 
     def __init__(self, setup: SearchSetup, cancel: Cancellation) -> None:
@@ -222,7 +224,7 @@ class Searcher(Owner):
         c_setup = self._c_setup(setup, cancel)
         out = ffi.new("struct um_searcher **")
         fault = ffi.new("struct um_fault *")
-        code = lib.um_searcher_open(c_setup, out, fault)
+        code = call_attentively(lambda: int(lib.um_searcher_open(c_setup, out, fault)))
         if code == -errno.EINVAL and fault.text[0] != b"\0":
             raise UsageError("grep: " + ffi.string(fault.text).decode("ascii", "replace"))
         check(code)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import threading
+    from collections.abc import Callable
 
 _LOOK = 0.2  # seconds
 
 
-def wait_for(event: threading.Event) -> None:
+def wait_for(event: Event) -> None:
     """Wait until an event is set; a signal's handler runs within 0.2 seconds.
 
     Python runs handlers in the main thread, between its instructions. If a signal comes after the
@@ -19,3 +20,23 @@ def wait_for(event: threading.Event) -> None:
     """
     while not event.wait(_LOOK):
         pass
+
+
+def call_attentively(work: Callable[[], int]) -> int:
+    """Return what a function of C returns that may take long and cannot be told to end.
+
+    It runs in a thread of its own. Where the handler of a signal raises meanwhile, that thread is
+    left alone: it goes on until its work is done or the process ends.
+    """
+    done = Event()
+    results: list[int] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        finally:
+            done.set()
+
+    Thread(target=run, daemon=True).start()
+    wait_for(done)
+    return results[0]
