@@ -139,7 +139,7 @@ class BlobReader:
                 yield chunk
 
 
-class _Part:
+class _BufferedPart:
     """A part of a blob in memory, which one task fills and another empties."""
 
     def __init__(self, start: int, end: int) -> None:
@@ -184,8 +184,8 @@ class PartsAhead:
         self._connections = blob.session.connections
         self._part_size = blob.session.limits.part_size
         self._next = 0  # the first byte that no task has taken over
-        self._parts: dict[int, _Part] = {}  # by their first bytes
-        self._reading: _Part | None = None
+        self._parts: dict[int, _BufferedPart] = {}  # by their first bytes
+        self._reading: _BufferedPart | None = None
         self._starting: trio.CancelScope | None = None  # while parts are being started
         self._failures = 0
         self.useless = False  # since a server has no parts
@@ -203,7 +203,7 @@ class PartsAhead:
         self._next = max(self._next, end)
         return end
 
-    def take(self, position: int) -> _Part | None:
+    def take(self, position: int) -> _BufferedPart | None:
         """Return the part that begins at a byte, and free the room of the one before."""
         self._drop(self._reading)
         self._reading = self._parts.pop(position, None)
@@ -219,7 +219,7 @@ class PartsAhead:
         while self._parts:
             self._drop(self._parts.popitem()[1])
 
-    def _drop(self, part: _Part | None) -> None:
+    def _drop(self, part: _BufferedPart | None) -> None:
         if part is not None:
             part.scope.cancel()
             self._connections.room.release()
@@ -241,13 +241,13 @@ class PartsAhead:
                     host.release()
                     self._connections.room.release()
                     break
-                part = _Part(self._next, min(self._next + self._part_size, size))
+                part = _BufferedPart(self._next, min(self._next + self._part_size, size))
                 self._next = part.end
                 self._parts[part.start] = part
                 self._nursery.start_soon(self._fetch, endpoint, part)
         self._starting = None
 
-    async def _fetch(self, endpoint: Endpoint, part: _Part) -> None:
+    async def _fetch(self, endpoint: Endpoint, part: _BufferedPart) -> None:
         """Fill a part, for which a connection is counted."""
         how = RangeOptions(part=True, ahead=True)
         stream = RangeStream(self._blob, endpoint, part.start, part.end, how)
