@@ -9,9 +9,9 @@
     helpers         Bearer     mirrors     limits
                                    │
                      client: manifests, blobs, uploads, tags, search
-                                │
-                     blob_parts ──► blob_download   one range, however often it breaks
-                     in order       connections     counted for each host
+                                   │
+                     blob_parts ──► blob_download ──► connections
+                     in order       a range           of each host
 
 ``docs/explanation/registry.md`` describes the way of a request.
 """
