@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from support.image_files import OCI_LAYER, MadeImage, descriptor, gzipped, manifest_of, plain
+from support.image_files import OCI_LAYER, MadeImage, gzipped, manifest_of, plain
 from support.mounting import CommandLine
 from support.servers import DockerRegistry, FaultProxy
 from support.servers.proxy import Cut, Fault, Flip, Forward, Reply, Request, Response, Stall
@@ -28,7 +28,7 @@ from support.transfers import (
     parsed,
 )
 
-from unionmount.errors import DigestMismatch, TransferError, UnionmountError
+from unionmount.errors import DigestMismatch, TransferError
 from unionmount.images.reference import Digest
 from unionmount.store.store import Store
 from unionmount.transfer.pull import PullOptions, pull, pull_as
@@ -201,13 +201,13 @@ async def test_a_pull_that_is_cancelled_ends_all_parts(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_ends_a_pull_in_parts_and_leaves_nothing(
+def test_a_signal_ends_a_pull_in_parts_and_leaves_nothing(
     number: signal.Signals, registry: DockerRegistry, proxy: FaultProxy, tmp_path: Path
 ) -> None:
     """All connections hang, and go on hanging until the command has ended."""
     large = layer("usual parts", USUAL_PART * 5)
     made = image(large)
-    await _send(registry, "pull-parts/usual:1", made, plain)
+    trio.run(_send, registry, "pull-parts/usual:1", made, plain)
     name = f"{proxy.address}/pull-parts/usual:1"
     stall = Stall(1000, threading.Event())
     proxy.fault(stall, kind="blob", reference=str(Digest.of(large)), times=99)
@@ -221,9 +221,9 @@ async def test_a_signal_ends_a_pull_in_parts_and_leaves_nothing(
     parts = -(-len(large) // USUAL_PART)
     while sum(one.sent >= 1000 for one in proxy.requests("blob") if one.status == 206) < parts:
         assert process.poll() is None
-        await trio.sleep(0.01)
+        stall.released.wait(0.01)
     process.send_signal(number)
-    out, err = await trio.to_thread.run_sync(lambda: process.communicate(timeout=20))
+    out, err = process.communicate(timeout=20)
     stall.released.set()
     assert process.returncode == 128 + number
     assert (out, err) == (b"", b"")
