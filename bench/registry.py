@@ -219,7 +219,7 @@ def _made_layer(work: Path, name: str, size: int) -> tuple[str, bytes]:
             while len(content) < _MEGABYTE:  # random bytes and text in turns
                 content += made.randbytes(int(65536 * _RANDOM_SHARE))
                 content += text[: int(65536 * (1 - _RANDOM_SHARE))]
-            info = tarfile.TarInfo(f"srv/{name}-{number}")
+            info = tarfile.TarInfo(f"srv{number % 2}/{name}-{number}")
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     with plain.open("rb") as file:
@@ -301,8 +301,9 @@ class Unionmount(_Subject):
         environment = os.environ | {
             "UNIONMOUNT_ROOT": str(self.place / "store"),
             "UNIONMOUNT_RUNTIME_DIR": str(self.place / "run"),
+            **self.environment,
         }
-        return _run(_COMMAND, *words, env=environment | self.environment)
+        return _run(_COMMAND, *words, env=environment)
 
     def pull(self, tag: str) -> None:
         self._command("pull", "-q", self.ref(tag))
