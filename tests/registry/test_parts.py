@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from support.effort import amount
 from support.registry_clients import (
     QUICK,
     configured,
@@ -36,7 +38,13 @@ from support.servers.proxy import (
     refuse_token,
 )
 
-from unionmount.errors import SizeMismatch, TooManyRequests, TransferError, UsageError
+from unionmount.errors import (
+    SizeMismatch,
+    TooManyRequests,
+    TransferError,
+    UnionmountError,
+    UsageError,
+)
 from unionmount.images.manifest import Descriptor
 from unionmount.images.reference import Digest, Reference
 from unionmount.registry import RegistryClient, RegistryLimits
@@ -407,6 +415,67 @@ async def test_what_fails_ahead_is_left_to_the_reader(
 
     proxy.fault(only_one, kind="blob", times=999)
     async with make_client(limits=replace(PARTED, attempts=3)) as client:
+        assert await fetch(client, ref, blob) == DATA
+
+
+FAULTS: tuple[Fault, ...] = (
+    Cut(0),
+    Cut(1),
+    Cut(100_000),
+    Cut(PART - 1),
+    Reply(500),
+    Reply(503, (("Retry-After", "0"),)),
+    Reply(429, (("Retry-After", "0"),)),
+    Reply(416),
+    Reply(404),
+    no_ranges,
+    _with_range("bytes 5-9/*"),
+    lambda request, forward: forward(request).with_header("ETag", '"another"'),
+)
+
+
+@pytest.mark.parametrize("seed", range(amount(12, 200)))
+@pytest.mark.parametrize("alone", [False, True], ids=["mirror", "alone"])
+async def test_faults_at_random(
+    registry: DockerRegistry,
+    proxy: FaultProxy,
+    blob: Descriptor,
+    tmp_path: Path,
+    seed: int,
+    alone: bool,
+) -> None:
+    """Bytes that arrive are right; with an endpoint that is right behind this one, all of them do.
+
+    The next blob of the same client has all connections and all of the memory.
+    """
+    choice, lock = random.Random(seed), threading.Lock()
+    share = choice.choice([0.1, 0.3, 0.9])
+
+    def some(request: Request, forward: Forward) -> Response:
+        with lock:
+            fault = choice.choice(FAULTS) if choice.random() < share else None
+        return fault(request, forward) if fault else forward(request)
+
+    async def take(client: RegistryClient, ref: Reference) -> None:
+        async with client.blob(ref, blob) as chunks:
+            async for chunk in chunks:
+                taken.extend(chunk)
+
+    taken = bytearray()
+    proxy.fault(some, kind="blob", times=9999)
+    ref = reference(proxy.address if alone else "some.example", REPOSITORY)
+    async with with_mirror(tmp_path, registry, proxy) as client:
+        try:
+            await take(client, ref)
+        except UnionmountError:
+            assert alone
+            assert DATA.startswith(bytes(taken))
+        else:
+            assert taken == DATA
+        proxy.reset()
+        connections = client._session.connections
+        assert connections.room.value == PARTED.parts_ahead
+        assert {host._used for host in connections._hosts.values()} == {0}
         assert await fetch(client, ref, blob) == DATA
 
 
