@@ -1,7 +1,8 @@
 """An image from a registry to the first ``ls``, beside other tools; and what it takes on disk.
 
 Everything is on loopback: Debian's docker-registry, in a process of its own, serves an image whose
-six layers are the files of Debian packages, compressed by skopeo.
+six layers are the files of Debian packages, compressed by skopeo. The same registry behind a link
+that is slow for each connection shows the worth of several connections.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -18,13 +20,15 @@ import sys
 import tarfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from isal import igzip_lib
 from support.servers import DockerRegistry
+
+from bench.distant import DistantLink
 
 LIMIT = "limit"
 OURS = "unionmount pull + mount"
@@ -42,14 +46,23 @@ _LAYERS = (
 )
 
 
+_RATE = 100e6 / 8  # bytes per second of a connection to the distant registry
+_ROUND_TRIP = 0.03
+_LARGE, _SMALL = 256, 1  # MB of a layer in gzip, about
+_SMALL_COUNT = 20
+_RANDOM_SHARE = 0.36  # of the bytes of a made layer; the six layers are compressed as well as that
+_MEGABYTE = 1 << 20
+
+
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """One number; ``subject`` is who did it."""
+    """One number; ``limited`` if it can be compared with the limit."""
 
     what: str
     value: float
     unit: str
     runs: tuple[float, ...] = ()
+    limited: bool = True
 
 
 def _run(*command: str | Path, **options: Any) -> str:
@@ -179,14 +192,67 @@ def _build(directory: Path) -> None:
 def registry_directory(cache: Path) -> Path:
     """The directory of a registry that has the images, made unless ``cache`` has it."""
     key = hashlib.sha256(repr(_LAYERS).encode()).hexdigest()[:16]
-    found = cache.resolve() / f"registry-{key}"
+    return _made_once(cache.resolve() / f"registry-{key}", _build)
+
+
+def _made_once(found: Path, build: Callable[[Path], None]) -> Path:
+    """A directory that ``build`` fills unless it is there; complete or not at all."""
     if not found.exists():
         partial = found.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _build(partial)
+        build(partial)
         partial.rename(found)
     return found
+
+
+# ---- the images of the distant registry --------------------------------------------------------
+
+
+def _made_layer(work: Path, name: str, size: int) -> tuple[str, bytes]:
+    """The diff_id and the gzip form of a layer of files, which has about ``size`` MB in gzip."""
+    plain, made = work / "plain.tar", random.Random(name)
+    text = b"a line of text that is found again and again\n" * 1024
+    with tarfile.open(plain, "w") as tar:
+        for number in range(max(1, round(size / _RANDOM_SHARE))):
+            content = bytearray()
+            while len(content) < _MEGABYTE:  # random bytes and text in turns
+                content += made.randbytes(int(65536 * _RANDOM_SHARE))
+                content += text[: int(65536 * (1 - _RANDOM_SHARE))]
+            info = tarfile.TarInfo(f"srv{number % 2}/{name}-{number}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    with plain.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    _run("gzip", "-1", "-n", plain)
+    packed = work / "plain.tar.gz"
+    data = packed.read_bytes()
+    packed.unlink()
+    return f"sha256:{digest}", data
+
+
+def _build_distant(directory: Path, large: int) -> None:
+    """Fill a registry's directory with an image of a large layer, and one of small ones."""
+    work = directory / "work"
+    work.mkdir(parents=True)
+    layout = _Layout(work / "layout")
+    wanted = {"large": [("large", large)]}
+    wanted["small"] = [(f"small{number}", _SMALL) for number in range(_SMALL_COUNT)]
+    for tag, layers in wanted.items():
+        made = (_made_layer(work, name, size) for name, size in layers)
+        layout.image(tag, [(diff_id, layout.put(data)) for diff_id, data in made])
+    with DockerRegistry(directory) as registry:
+        for tag in wanted:
+            target = f"docker://{registry.address}/{_NAME}:{tag}"
+            _run("skopeo", "copy", "--dest-tls-verify=false", f"oci:{layout.top}:{tag}", target)
+    shutil.rmtree(work)
+
+
+def _distant_directory(cache: Path, *, quick: bool) -> Path:
+    """The directory of a registry with these images, made unless ``cache`` has it."""
+    large = 64 if quick else _LARGE
+    found = cache.resolve() / f"distant-{large}-{_SMALL_COUNT}x{_SMALL}"
+    return _made_once(found, lambda partial: _build_distant(partial, large))
 
 
 # ---- who does it -------------------------------------------------------------------------------
@@ -196,14 +262,16 @@ class _Subject:
     """A tool with a place of its own, made new for each run."""
 
     name = ""
+    tag = "six"
 
     def __init__(self, work: Path, address: str) -> None:
         kinds = [kind.name for kind in _SUBJECTS]
-        self.place = work / str(kinds.index(self.name))  # podman wants it short
+        number = kinds.index(self.name) if self.name in kinds else len(kinds)
+        self.place = work / str(number)  # podman wants it short
         self.address = address
 
-    def ref(self, tag: str = "six") -> str:
-        return f"{self.address}/{_NAME}:{tag}"
+    def ref(self, tag: str = "") -> str:
+        return f"{self.address}/{_NAME}:{tag or self.tag}"
 
     def first_list(self) -> None:
         raise NotImplementedError
@@ -223,13 +291,17 @@ class _Subject:
         self.place.mkdir(parents=True)
 
 
-class _Unionmount(_Subject):
+class Unionmount(_Subject):
+    """The commands of this checkout, with further variables of the environment."""
+
     name = OURS
+    environment: Mapping[str, str] = {}
 
     def _command(self, *words: str | Path) -> str:
         environment = os.environ | {
             "UNIONMOUNT_ROOT": str(self.place / "store"),
             "UNIONMOUNT_RUNTIME_DIR": str(self.place / "run"),
+            **self.environment,
         }
         return _run(_COMMAND, *words, env=environment)
 
@@ -237,7 +309,7 @@ class _Unionmount(_Subject):
         self._command("pull", "-q", self.ref(tag))
 
     def first_list(self) -> None:
-        self.pull("six")
+        self.pull(self.tag)
         self._mount()
 
     def _mount(self) -> None:
@@ -250,7 +322,7 @@ class _Unionmount(_Subject):
         self._command("umount", self.place / "mnt")
 
 
-class _UnionmountMount(_Unionmount):
+class _UnionmountMount(Unionmount):
     name = "unionmount mount, which pulls"
 
     def first_list(self) -> None:
@@ -311,7 +383,7 @@ class _Podman(_Buildah):
     tool = "podman"
 
     def first_list(self) -> None:
-        self.pull("six")
+        self.pull(self.tag)
         self._list(self._command("image", "mount", self.ref()))
 
     def undo(self) -> None:
@@ -331,7 +403,7 @@ class _PodmanOverlay(_Podman):
 
 
 _SUBJECTS: tuple[type[_Subject], ...] = (
-    _Unionmount,
+    Unionmount,
     _UnionmountMount,
     _SkopeoUmoci,
     _BuildahVfs,
@@ -339,6 +411,18 @@ _SUBJECTS: tuple[type[_Subject], ...] = (
     _PodmanVfs,
     _PodmanOverlay,
 )
+
+
+class _ManyConnections(Unionmount):
+    name = "several connections"
+
+
+class _OneConnection(Unionmount):
+    name = "one connection"
+    environment: Mapping[str, str] = {"UNIONMOUNT_CONNECTIONS": "1"}
+
+
+DISTANT: tuple[type[Unionmount], ...] = (_ManyConnections, _OneConnection)
 
 
 # ---- the limit ---------------------------------------------------------------------------------
@@ -418,13 +502,41 @@ def _on_disk(path: Path) -> int:
 
 def _disk(work: Path, address: str) -> Iterator[Taken]:
     """Ten images, of which each has a small layer of its own."""
-    ours, theirs = _Unionmount(work, address), _PodmanOverlay(work, address)
+    ours, theirs = Unionmount(work, address), _PodmanOverlay(work, address)
     for who, subject in (("unionmount", ours), ("containers-storage, overlay", theirs)):
         subject.fresh()
         for number in range(_TEN):
             subject.pull(f"ten{number}")
         yield Taken(f"ten images that share six layers, {who}", _on_disk(subject.place) / 1e6, "MB")
         subject.fresh()
+
+
+def distant(
+    work: Path, images: Path, *, quick: bool, kinds: Sequence[type[Unionmount]] = DISTANT
+) -> Iterator[Taken]:
+    """The first list of images of a distant registry, for subjects that take turns."""
+    directory = _distant_directory(images, quick=quick)
+    for path in directory.rglob("data"):
+        if path.is_file():
+            path.read_bytes()  # in the page cache from here on
+    with (
+        DockerRegistry(directory) as registry,
+        DistantLink(registry.address, _RATE, _ROUND_TRIP) as link,
+    ):
+        subjects = [kind(work, link.address) for kind in kinds]
+        for tag, shown in (("large", "one large layer"), ("small", f"{_SMALL_COUNT} small layers")):
+            taken: dict[str, list[float]] = {}
+            for number in range(1 if quick else 5):
+                for subject in subjects[:: -1 if number % 2 else 1]:
+                    subject.fresh()
+                    subject.tag = tag
+                    os.sync()
+                    taken.setdefault(subject.name, []).append(_seconds(subject.first_list))
+                    subject.undo()
+                    subject.fresh()
+            for name, times in taken.items():
+                what = f"distant registry, {shown}, {name}"
+                yield Taken(what, statistics.median(times), "s", tuple(times), limited=False)
 
 
 def measure(work: Path, images: Path, *, quick: bool) -> Iterator[Taken]:
@@ -440,6 +552,7 @@ def measure(work: Path, images: Path, *, quick: bool) -> Iterator[Taken]:
     with DockerRegistry(directory) as registry:
         yield from _times(work, directory, registry.address, 1 if quick else 3)
         yield from _disk(work, registry.address)
+    yield from distant(work, images, quick=quick)
 
 
 def _plain_size(paths: list[Path]) -> int:

@@ -327,7 +327,7 @@ def pulls(work: Path, images: Path, quick: bool) -> Iterator[Row]:
     found = list(registry.measure(work, images, quick=quick))
     limit = next(one.value for one in found if one.what.startswith(registry.LIMIT))
     for one in found:
-        ratio = one.value / limit if one.unit == "s" else None
+        ratio = one.value / limit if one.unit == "s" and one.limited else None
         wanted = "< 1.3 of the limit" if one.what == registry.OURS else ""
         shown = f"{one.what} (x {ratio:.2f} of the limit)" if ratio else one.what
         row = Row.of("pull", shown, one.runs or (one.value,), one.unit, wanted)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -16,12 +17,14 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from support.mounting import wait_for_mounts
+from support.servers.listening import ListeningServer
 
 PROJECT = Path(__file__).parents[2]
 sys.path.insert(0, str(PROJECT))
 
 from bench import chart, digest, disk, interrupts, report, results, scale, subjects, tables  # noqa: E402 - it lives beside the tests
 from bench.clients import at_once  # noqa: E402 - likewise
+from bench.distant import DistantLink  # noqa: E402 - likewise
 from bench.measuring import (  # noqa: E402 - likewise
     COLD,
     COSTS,
@@ -508,3 +511,39 @@ def _assert_nothing_is_left(place: Path) -> None:
     assert _mounts_below(place) == []
     backings = Path("/sys/block").glob("loop*/loop/backing_file")
     assert not any(str(place) in path.read_text(encoding="utf-8") for path in backings)
+
+
+class _Echo(ListeningServer):
+    """Answers what it was sent once all of it is there, and ends."""
+
+    def serve(self, connection: socket.socket) -> None:
+        got = b""
+        while data := connection.recv(65536):
+            got += data
+        connection.sendall(got)
+
+
+def test_the_distant_link_forwards_all_bytes_of_each_connection() -> None:
+    sent = [bytes([number]) * 700_001 for number in range(4)]
+    with (
+        _Echo("127.0.0.1", 30) as server,
+        DistantLink(server.address, rate=20e6, round_trip=0.005) as link,
+    ):
+        host, _, port = link.address.rpartition(":")
+        connections = [socket.create_connection((host, int(port)), 30) for _ in sent]
+        for connection, data in zip(connections, sent, strict=True):
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+        for connection, data in zip(connections, sent, strict=True):
+            with connection, connection.makefile("rb") as answer:
+                assert answer.read() == data
+
+
+def test_the_distant_link_ends_with_its_server_and_its_client() -> None:
+    with _Echo("127.0.0.1", 30) as server:
+        with DistantLink(server.address, rate=1e9, round_trip=0.0) as link:
+            host, _, port = link.address.rpartition(":")
+            left = socket.create_connection((host, int(port)), 30)
+            left.sendall(b"never answered")
+        with left, suppress(ConnectionResetError):
+            assert left.recv(1) == b""

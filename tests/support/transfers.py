@@ -114,6 +114,7 @@ def new_client(
     creds: tuple[str, str] | None = None,
     configuration: Path | None = None,
     home: Path = Path("/nonexistent"),
+    limits: RegistryLimits = QUICK,
 ) -> RegistryClient:
     """A client that knows nothing of this machine's user."""
     environment = {"HOME": str(home)}
@@ -123,7 +124,7 @@ def new_client(
         Registries.load(environment, system=Path("/nonexistent")),
         Credentials.load(environment, creds=creds),
         environment=environment,
-        limits=QUICK,
+        limits=limits,
     )
 
 

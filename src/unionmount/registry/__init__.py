@@ -9,6 +9,9 @@
     helpers         Bearer     mirrors     limits
                                    │
                      client: manifests, blobs, uploads, tags, search
+                                   │
+                     blob_parts ──► blob_download ──► connections
+                     in order       a range           of each host
 
 ``docs/explanation/registry.md`` describes the way of a request.
 """

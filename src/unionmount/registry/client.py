@@ -34,7 +34,8 @@ from unionmount.images.json_fields import MAX_DOCUMENT
 from unionmount.images.manifest import Contents, Descriptor
 from unionmount.images.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from unionmount.images.reference import DEFAULT_REGISTRY, Digest, Reference
-from unionmount.registry.blob_download import BlobStream
+from unionmount.registry.blob_download import RemoteBlob
+from unionmount.registry.blob_parts import opened
 from unionmount.registry.blob_upload import Chunks, Progress, Upload, check_named, push_scopes
 from unionmount.registry.credentials import Credentials
 from unionmount.registry.http import Http, host_of, read_body
@@ -132,9 +133,13 @@ class RegistryClient:
     async def blob(
         self, ref: Reference, descriptor: Descriptor
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Open the bytes of a blob of the image ``ref``, which the caller has to hash."""
-        stream = BlobStream(self._session, self._endpoints(ref), descriptor, str(ref))
-        async with aclosing(stream.chunks()) as chunks:
+        """Open the bytes of a blob of the image ``ref``, which the caller has to hash.
+
+        A large one comes over several connections, in order.
+        """
+        what = f"{ref}: {descriptor.digest}"
+        blob = RemoteBlob(self._session, self._endpoints(ref), descriptor, what)
+        async with opened(blob) as chunks:
             yield chunks
 
     def place_of(self, ref: Reference) -> Reference:

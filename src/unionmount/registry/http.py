@@ -38,6 +38,7 @@ _MAX_HEAD = 64 * 1024  # bytes of all fields
 _PIECE = 1024 * 1024
 _SENT_AT_ONCE = 64 * 1024  # of an upload: this much has to be sent within the limit of silence
 _CLOSING = 5.0  # seconds for closing connections
+_SHORT = 16 * 1024  # bytes of an unwanted body that are read rather than closing the connection
 _AGENT = "unionmount"
 
 FORM = "application/x-www-form-urlencoded"
@@ -286,6 +287,7 @@ class Http:
                 if response.status_code not in _REDIRECTS or location is None:
                     yield response
                     return
+                await _read_to_end(response)
             finally:
                 await response.aclose()
             outgoing = outgoing.redirected(location, response.status_code)
@@ -373,6 +375,16 @@ def _new_client(
         follow_redirects=False,
         trust_env=proxies and socket is None,
     )
+
+
+async def _read_to_end(response: httpx2.Response) -> None:
+    """Read the short body of a redirect, so that its connection can be used again."""
+    length = response.headers.get("content-length", "")
+    if length.isascii() and length.isdecimal() and len(length) < 8 and int(length) <= _SHORT:
+        with suppress(httpx2.HTTPError, httpx2.StreamError), trio.move_on_after(_CLOSING):
+            async with aclosing(parts_of(response)) as parts:
+                async for _ in parts:
+                    pass
 
 
 def _check_head(response: httpx2.Response, where: str) -> None:

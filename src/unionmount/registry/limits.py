@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
+from unionmount.errors import UsageError
+from unionmount.system.text import printable
 from unionmount.system.waiting import USUAL_TIMEOUT, timeout_of
 
+CONNECTIONS_VARIABLE = "UNIONMOUNT_CONNECTIONS"
+
 _LEAST_RATE = 512  # bytes per second
+_USUAL_CONNECTIONS = 8
+_MOST_CONNECTIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,13 @@ class RegistryLimits:
     """The longest pause that a registry may request; a longer one is an error."""
     renewed_after: int = 1024 * 1024
     """The bytes of a blob after which the number of attempts starts again."""
+    connections: int = _USUAL_CONNECTIONS
+    """The connections to a host over which large blobs come; 1 fetches none of them in parts."""
+    parted_from: int = 32 * 1024 * 1024
+    """The bytes of a blob from which on it is fetched in parts."""
+    part_size: int = 8 * 1024 * 1024
+    parts_ahead: int = 8
+    """The parts in memory that readers have not passed yet, of all blobs together."""
     redirects: int = 8
     pages: int = 1000
     names: int = 200_000
@@ -40,8 +54,11 @@ class RegistryLimits:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """Return the default limits, with all times scaled by the user's time-out."""
-        usual = cls()
+        """Return the default limits, with the user's time-out and number of connections.
+
+        All times are scaled by the time-out. Raise UsageError for invalid values.
+        """
+        usual = replace(cls(), connections=_connections(environment))
         factor = timeout_of(environment) / usual.silence
         return replace(
             usual,
@@ -52,3 +69,15 @@ class RegistryLimits:
             slow_window=usual.slow_window * factor,
             slow_bytes=int(usual.slow_window * factor * _LEAST_RATE),
         )
+
+
+def _connections(environment: Mapping[str, str]) -> int:
+    text = environment.get(CONNECTIONS_VARIABLE, "")
+    if not text:
+        return _USUAL_CONNECTIONS
+    if not re.fullmatch(r"[0-9]{1,2}", text) or not 1 <= int(text) <= _MOST_CONNECTIONS:
+        raise UsageError(
+            f"{CONNECTIONS_VARIABLE} must be a number from 1 to {_MOST_CONNECTIONS}, not "
+            f"'{printable(text[:200])}'"
+        )
+    return int(text)

@@ -16,6 +16,7 @@ import httpx2
 import trio
 
 from unionmount.errors import RegistryError, UnionmountError
+from unionmount.registry.connections import BlobConnections
 from unionmount.registry.error_responses import failure
 from unionmount.registry.http import (
     Body,
@@ -67,6 +68,7 @@ class Session:
         self._authorizer = authorizer
         self.limits = limits
         self.debug = debug
+        self.connections = BlobConnections(limits.connections, limits.parts_ahead)
         self._tls_verify = tls_verify
         self._bases: dict[tuple[str, bool], str] = {}
         self._locks: dict[tuple[str, bool], trio.Lock] = {}
