@@ -47,6 +47,7 @@ class _Watch:
         self._lock = threading.Lock()
         self.killed: set[int] = set()
         self.fetched_again: list[str] = []
+        self.sent: dict[str, list[int]] = {blob: [] for blob in diff_ids}  # to its end, to whom
 
     def __call__(self, request: Request, forward: Forward) -> Response:
         _, _, blob = request.classified()
@@ -56,9 +57,10 @@ class _Watch:
             return response
         if self._store.has_layer(diff_id):
             self.fetched_again.append(blob)
-        return replace(response, body=self._killing(response.body, diff_id))
+        return replace(response, body=self._killing(response.body, blob, diff_id))
 
-    def _killing(self, body: Iterator[bytes], diff_id: Digest) -> Iterator[bytes]:
+    def _killing(self, body: Iterator[bytes], blob: str, diff_id: Digest) -> Iterator[bytes]:
+        fetching = self._holders(diff_id)
         with self._lock:
             kill_at = self._random.randrange(200_000) if len(self.killed) < _KILLS else None
         sent = 0
@@ -69,16 +71,24 @@ class _Watch:
                 raise HangUp  # there is nobody who could take the rest
             yield piece
             sent += len(piece)
+        self.sent[blob] += fetching
 
     def _kill(self, diff_id: Digest) -> None:
-        """Kill the process that has the lock of a layer, as the kernel knows it."""
+        """Kill the process that fetches a layer."""
+        for process in self._holders(diff_id):
+            with self._lock, suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+                self.killed.add(process)
+
+    def _holders(self, diff_id: Digest) -> list[int]:
+        """The process that has the lock of a layer, as the kernel knows it."""
         inode = os.stat(self._store.root / "locks" / f"sha256-{diff_id.hex}").st_ino  # noqa: PTH116
-        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
-            fields = line.split()
-            if "->" not in fields and fields[1] == "FLOCK" and fields[5].endswith(f":{inode}"):
-                with self._lock, suppress(ProcessLookupError):
-                    os.kill(int(fields[4]), signal.SIGKILL)
-                    self.killed.add(int(fields[4]))
+        locks = map(str.split, Path("/proc/locks").read_text(encoding="ascii").splitlines())
+        return [
+            int(fields[4])
+            for fields in locks
+            if "->" not in fields and fields[1] == "FLOCK" and fields[5].endswith(f":{inode}")
+        ]
 
 
 @pytest.mark.timeout(240)
@@ -112,8 +122,11 @@ def test_many_pulls_and_kills(tmp_path: Path, registry: DockerRegistry, sender: 
             assert pull.returncode == expected, said
         assert watch.fetched_again == []
         assert len(watch.killed) >= _KILLS  # layers come in parallel: some are about to kill, too
-        # each layer was sent to its end once: those who were killed did not get there
-        assert {blob: proxy.fetched().get(blob) for blob in diff_ids} == dict.fromkeys(diff_ids, 1)
+        # Each layer was sent to its end once, but for those who were killed while another of their
+        # layers came: such a process may have had all of it, and not have put it into the store.
+        for blob, processes in watch.sent.items():
+            assert proxy.fetched().get(blob) == len(processes) > 0
+            assert len([one for one in processes if one not in watch.killed]) <= 1
         proxy.reset()
         for name in names:
             cli.run("pull", "-q", name)
