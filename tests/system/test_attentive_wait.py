@@ -63,7 +63,7 @@ try:
         PathRegex(EXPRESSION, "posix-extended")
 except KeyboardInterrupt:
     print("interrupted")
-""".replace("EXPRESSION", repr(b"p" + b"*" * 20 + b"+*+"))
+""".replace("EXPRESSION", repr(b"^(p" + b"*" * 20 + b"+*+)$"))
 
 
 @pytest.mark.parametrize("what", ["grep", "find"])

@@ -224,7 +224,9 @@ class Searcher(Owner):
         c_setup = self._c_setup(setup, cancel)
         out = ffi.new("struct um_searcher **")
         fault = ffi.new("struct um_fault *")
-        code = call_attentively(lambda: int(lib.um_searcher_open(c_setup, out, fault)))
+        code = call_attentively(
+            lambda: int(lib.um_searcher_open(c_setup, out, fault)), needs=self._keep
+        )
         if code == -errno.EINVAL and fault.text[0] != b"\0":
             raise UsageError("grep: " + ffi.string(fault.text).decode("ascii", "replace"))
         check(code)

@@ -22,21 +22,22 @@ def wait_for(event: Event) -> None:
         pass
 
 
-def call_attentively(work: Callable[[], int]) -> int:
+def call_attentively(work: Callable[[], int], needs: object = None) -> int:
     """Return what a function of C returns that may take long and cannot be told to end.
 
     It runs in a thread of its own. Where the handler of a signal raises meanwhile, that thread is
-    left alone: it goes on until its work is done or the process ends.
+    left alone: it goes on until its work is done or the process ends. So long it keeps ``work`` and
+    ``needs``, the owner of memory that C reads.
     """
     done = Event()
     results: list[int] = []
 
-    def run() -> None:
+    def run(_needs: object) -> None:
         try:
             results.append(work())
         finally:
             done.set()
 
-    Thread(target=run, daemon=True).start()
+    Thread(target=run, args=(needs,), daemon=True).start()
     wait_for(done)
     return results[0]
