@@ -224,10 +224,8 @@ def recording(kind: Kind, image: Path, disk: Path, place: Path) -> Iterator[Reco
 @contextmanager
 def committing(disk: Path, rng: random.Random) -> Iterator[None]:
     """Somebody else syncs a file of the same disk: the journal is written at any time."""
-    ended, own = (
-        threading.Event(),
-        random.Random(rng.random()),
-    )  # so that a seed gives its plan again
+    ended = threading.Event()
+    own = random.Random(rng.random())  # so that the other numbers of a seed do not depend on time
 
     def work() -> None:
         with (disk / "of somebody else").open("wb") as file:

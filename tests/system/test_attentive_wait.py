@@ -40,7 +40,7 @@ def test_a_signal_that_another_thread_gets_ends_the_wait() -> None:
     assert done.stdout == "interrupted\n"
 
 
-# The C library needs hours for this expression. The signal comes when a thread compiles it.
+# The C library compiles this expression for longer than a minute. The signal comes meanwhile.
 _COMPILING = """
 import signal, sys, threading
 from unionmount import core

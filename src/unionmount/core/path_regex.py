@@ -32,7 +32,7 @@ SYNTAXES = (
 class PathRegex(Owner):
     """A compiled expression in one of ``SYNTAXES``; raise FormatError if it is not valid.
 
-    Some expressions take the C library long; Ctrl-C ends that.
+    The C library compiles some expressions for minutes; Ctrl-C ends that.
     """
 
     def __init__(self, pattern: bytes, syntax: str, *, fold_case: bool = False) -> None:

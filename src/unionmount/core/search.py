@@ -214,8 +214,8 @@ def _texts(values: Sequence[bytes], keep: list[Any]) -> Any:
 class Searcher(Owner):
     """Searches batches of files, for one thread at a time.
 
-    Making one is for one thread at all, and takes the C library long for some expressions; Ctrl-C
-    ends that. Raise UsageError if an expression is wrong.
+    Only one thread at a time may make one. The C library compiles some expressions for minutes;
+    Ctrl-C ends that. Raise UsageError if an expression is wrong.
     """
 
     def __init__(self, setup: SearchSetup, cancel: Cancellation) -> None:

@@ -26,8 +26,8 @@ def call_attentively(work: Callable[[], int], needs: object = None) -> int:
     """Return what a function of C returns that may take long and cannot be told to end.
 
     It runs in a thread of its own. Where the handler of a signal raises meanwhile, that thread is
-    left alone: it goes on until its work is done or the process ends. So long it keeps ``work`` and
-    ``needs``, the owner of memory that C reads.
+    left alone: it goes on until its work is done or the process ends. Until then it keeps ``work``
+    and ``needs``, which owns the memory that C reads.
     """
     done = Event()
     results: list[int] = []
